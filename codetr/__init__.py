@@ -1,0 +1,1 @@
+"""codetr: end-to-end object detectors under collaborative hybrid assignments training."""
