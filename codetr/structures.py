@@ -253,6 +253,12 @@ class Detections:
 
     def above(self, score: float) -> Detections:
         """Only the detections with at least this score."""
-        keep = self.scores >= score
+        return self._take(self.scores >= score)
+
+    def first(self, count: int) -> Detections:
+        """At most the `count` best."""
+        return self._take(slice(count))
+
+    def _take(self, keep: Tensor | slice) -> Detections:
         masks = None if self.masks is None else self.masks[keep]
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)

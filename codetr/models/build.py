@@ -1,0 +1,50 @@
+"""From a validated spec to a detector."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from codetr.config import Section
+from codetr.errors import UserError
+from codetr.losses.set_loss import CriterionConfig, SetCriterion
+from codetr.models.collaborative import Collaborative, CollaborativeConfig
+from codetr.models.parts.positive_sampler import PositiveSampler
+from codetr.models.parts.pyramid import PyramidAdapter
+from codetr.registry import BackboneSpec, BaseSpec, HeadSpec, NeckSpec, find
+
+
+class ModelSpec(Section):
+    """The part of a spec that makes the model."""
+
+    base: BaseSpec
+    backbone: BackboneSpec
+    neck: NeckSpec
+    criterion: CriterionConfig = Field(default_factory=CriterionConfig)
+    heads: dict[str, HeadSpec] = Field(default_factory=dict)
+    collaborative: CollaborativeConfig = Field(default_factory=CollaborativeConfig)
+
+
+def build(spec: ModelSpec, num_classes: int, *, pretrained: bool = True) -> Collaborative:
+    """An untrained detector.
+
+    num_classes: of the data set. pretrained: False leaves out published backbone weights (a checkpoint will be loaded).
+    """
+    if num_classes < 1:
+        raise UserError(f"a detector needs at least one class, got {num_classes}")
+    backbone = find("backbones", spec.backbone.name)(spec.backbone.settings, pretrained=pretrained)
+    neck = find("necks", spec.neck.name)(
+        spec.neck.settings, channels=backbone.channels, strides=backbone.strides
+    )
+    base = find("bases", spec.base.name)(
+        spec.base.settings, backbone=backbone, neck=neck, num_classes=num_classes
+    )
+    config = spec.collaborative
+    heads = {}
+    if spec.heads:
+        strides = PyramidAdapter.strides_for(base.strides)
+        for name, head in spec.heads.items():
+            sampler = PositiveSampler(limit=config.max_positives, fill=config.fill)
+            heads[name] = find("heads", head.name)(
+                head.settings, dim=base.dim, num_classes=num_classes, strides=strides, sampler=sampler
+            )
+    return Collaborative(base, heads, config=config, criterion=SetCriterion(spec.criterion))

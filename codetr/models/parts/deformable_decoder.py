@@ -1,0 +1,100 @@
+"""The decoder of the deformable family: any list of query groups in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from codetr.models.layers.attention import GroupedSelfAttention, Visibility
+from codetr.models.layers.deformable import DeformableAttention
+from codetr.models.layers.mlp import FeedForward
+from codetr.models.parts.prediction_heads import PredictionHeads, apply_deltas
+from codetr.ops.reference import on_levels, valid_ratios
+from codetr.structures import DecoderOutput, Memory, QueryGroup
+
+
+class DeformableDecoderLayer(nn.Module):
+    """Self-attention within groups, deformable cross-attention, feed-forward, each post-norm."""
+
+    def __init__(
+        self, dim: int, *, num_heads: int, num_levels: int, num_points: int, ffn_dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.self_attention = GroupedSelfAttention(dim, num_heads, dropout=dropout)
+        self.cross_attention = DeformableAttention(
+            dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points, dropout=dropout
+        )
+        self.ffn = FeedForward(dim, ffn_dim, dropout=dropout)
+
+    def forward(
+        self, content: Tensor, pos: Tensor, references: Sequence[Tensor], visibility: Visibility, memory: Memory
+    ) -> Tensor:
+        content = self.self_attention(content, pos, visibility)
+        content = self.cross_attention(
+            content, pos, references, tokens=memory.tokens, padding=memory.padding, shapes=memory.shapes
+        )
+        return self.ffn(content)
+
+
+class DeformableDecoder(nn.Module):
+    """N layers with position embeddings that stay as given, and optional box refinement.
+
+    box_refine: each layer's box is the next layer's reference, detached for sampling.
+    look_forward_twice: the reference that the next layer's prediction starts from keeps its graph (DINO, section 3.5).
+    eps: clamp of the inverse sigmoid.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_layers: int,
+        num_levels: int,
+        num_heads: int,
+        num_points: int,
+        ffn_dim: int,
+        dropout: float,
+        box_refine: bool,
+        look_forward_twice: bool,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.box_refine, self.look_forward_twice, self.eps = box_refine, look_forward_twice, eps
+        self.layers = nn.ModuleList(
+            DeformableDecoderLayer(
+                dim,
+                num_heads=num_heads,
+                num_levels=num_levels,
+                num_points=num_points,
+                ffn_dim=ffn_dim,
+                dropout=dropout,
+            )
+            for _ in range(num_layers)
+        )
+
+    def forward(self, memory: Memory, groups: Sequence[QueryGroup], heads: PredictionHeads) -> DecoderOutput:
+        """Groups may differ in reference width. Every group carries a `pos`."""
+        visibility = Visibility.of(groups)
+        ratios = valid_ratios(memory.padding, memory.shapes)
+        counts = [len(group) for group in groups]
+        content = torch.cat([group.content for group in groups], dim=1)
+        pos = torch.cat([group.pos for group in groups if group.pos is not None], dim=1)
+        sampling = [group.reference for group in groups]
+        anchored = sampling
+        logits, boxes = [], []
+        for index, layer in enumerate(self.layers):
+            content = layer(content, pos, [on_levels(r, ratios) for r in sampling], visibility, memory)
+            scores, deltas = heads(content, index)
+            parts = deltas.split(counts, dim=1)
+            logits.append(scores)
+            boxes.append(torch.cat(self._boxes(parts, anchored), dim=1))
+            if self.box_refine:
+                refined = self._boxes(parts, [r.detach() for r in anchored])
+                sampling = [r.detach() for r in refined]
+                anchored = refined if self.look_forward_twice else sampling
+        return DecoderOutput(torch.stack(logits), torch.stack(boxes))
+
+    def _boxes(self, deltas: Sequence[Tensor], references: Sequence[Tensor]) -> list[Tensor]:
+        return [apply_deltas(d, r, eps=self.eps) for d, r in zip(deltas, references, strict=True)]

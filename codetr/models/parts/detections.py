@@ -1,0 +1,37 @@
+"""From scored boxes to detections: the tail that all one-to-many heads share.
+
+Dimension key: B images, N boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from codetr.models.parts.positive_sampler import take
+from codetr.ops.nms import nms
+from codetr.structures import Detections
+
+
+def top_of_levels(scores: Tensor, level_sizes: Sequence[int], *, limit: int) -> Tensor:
+    """Indices (B, N) into scores (B, P) of the best `limit` of each level; a smaller level gives all of its own."""
+    found: list[Tensor] = []
+    start = 0
+    for size in level_sizes:
+        found.append(scores[:, start : start + size].topk(min(limit, size), dim=1).indices + start)
+        start += size
+    return torch.cat(found, dim=1)
+
+
+def best_per_class(
+    boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor, *, iou_threshold: float, limit: int
+) -> list[Detections]:
+    """Class-wise non-maximum suppression, then the best `limit` of each image.
+
+    boxes: (B, N, 4) xyxy pixels. scores, labels: (B, N). valid: (B, N) bool.
+    """
+    index, kept = nms(boxes, scores, labels, valid, iou_threshold=iou_threshold, limit=limit)
+    rows = zip(take(boxes, index), scores.gather(1, index), labels.gather(1, index), kept, strict=True)
+    return [Detections(box[keep], score[keep], label[keep]) for box, score, label, keep in rows]

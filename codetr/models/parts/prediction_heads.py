@@ -1,0 +1,46 @@
+"""Class and box heads of a decoder, and how their output becomes a box."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from codetr.models.layers.mlp import MLP
+from codetr.ops.reference import inverse_sigmoid
+
+
+class PredictionHeads(nn.Module):
+    """A linear class head and a three-layer box head: one pair for each layer, or one pair for all (`shared`).
+
+    Pairs start as copies of the first. The class bias starts at a probability of 0.01; box deltas start at 0, except that `size_bias` is the first delta of
+    width and height of the first pair (-2 in one-stage Deformable DETR: boxes start at 0.12 of the image).
+    """
+
+    def __init__(self, dim: int, num_classes: int, *, num_layers: int, shared: bool, size_bias: float = 0.0) -> None:
+        super().__init__()
+        count = 1 if shared else num_layers
+        self.classes = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(count))
+        self.boxes = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(count))
+        for linear in self.classes:
+            nn.init.constant_(linear.bias, -math.log(0.99 / 0.01))
+        for mlp in self.boxes:
+            nn.init.zeros_(mlp.layers[-1].weight)
+            nn.init.zeros_(mlp.layers[-1].bias)
+        for layers in (self.classes, self.boxes):
+            for copy in layers[1:]:
+                copy.load_state_dict(layers[0].state_dict())
+        nn.init.constant_(self.boxes[0].layers[-1].bias[2:], size_bias)
+
+    def forward(self, hidden: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Class logits (B, N, K) and box deltas (B, N, 4) of one layer."""
+        index = min(layer, len(self.classes) - 1)
+        return self.classes[index](hidden), self.boxes[index](hidden)
+
+
+def apply_deltas(deltas: Tensor, reference: Tensor, *, eps: float) -> Tensor:
+    """Boxes (B, N, 4) cxcywh in (0, 1) from deltas in logit space around reference points or boxes, in float32."""
+    width = reference.shape[-1]
+    anchored = deltas[..., :width].float() + inverse_sigmoid(reference, eps)
+    return torch.cat([anchored, deltas[..., width:].float()], dim=-1).sigmoid()
