@@ -224,7 +224,7 @@ class EncoderPrediction:
 
 @dataclass(frozen=True)
 class Proposal:
-    """The groups that a base itself puts into the decoder (`match` first), and its encoder's prediction if two-stage."""
+    """The groups that a base itself puts into the decoder, `match` first, and its encoder's prediction if two-stage."""
 
     groups: tuple[QueryGroup, ...]
     encoder: EncoderPrediction | None = None

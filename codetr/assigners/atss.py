@@ -16,7 +16,7 @@ from codetr.structures import Targets
 
 
 @dataclass(frozen=True)
-class Atss(Assigner):
+class ATSSAssigner(Assigner):
     """Candidates are the nearest priors of each level; their IoU's statistics give each ground truth its threshold.
 
     topk: candidates of each level, by distance of the centres, equal distances by rising index. margin: pixels.

@@ -37,9 +37,10 @@ def hungarian_match(
 ) -> Tensor:
     """The ground truth of each query, (L, B, N) int64, -1 where none.
 
-    logits: (L, B, N, K). boxes: (L, B, N, 4) cxcywh. target_labels: (B, G). target_boxes: (B, G, 4) cxcywh, both in units
-    of the image. counts: objects of each image. repeat: each object is offered `repeat` times (H-DETR). valid: (B, N) bool,
-    queries that may be matched. Every layer and image is matched by itself; the costs reach the host in one copy.
+    logits: (L, B, N, K). boxes: (L, B, N, 4) cxcywh. target_labels: (B, G). target_boxes: (B, G, 4) cxcywh, both in
+    units of the image. counts: objects of each image. repeat: each object is offered `repeat` times (H-DETR). valid:
+    (B, N) bool, queries that may be matched. Every layer and image is matched by itself; the costs reach the host in
+    one copy.
     Source: Carion et al., arXiv 2005.12872, Eq. 1; focal class cost of Deformable DETR.
     """
     matrix = matching_cost(logits, boxes, target_labels=target_labels, target_boxes=target_boxes, cost=cost)

@@ -18,7 +18,7 @@ _PAIRS = 1 << 25  # IoUs held at once; the ground truths are taken in blocks of 
 
 
 @dataclass(frozen=True)
-class MaxIoU(Assigner):
+class MaxIoUAssigner(Assigner):
     """A prior belongs to the ground truth that it overlaps most, if it does so enough.
 
     positive: least IoU of a positive. negative: below it a prior is negative; between the two it is ignored.

@@ -18,7 +18,7 @@ from codetr.structures import Assigned, DecoderOutput, EncoderPrediction, Match,
 
 
 class CriterionConfig(Section):
-    """Weights of the terms of the set loss, and of the matching cost. Defaults: Deformable DETR and Co-Deformable-DETR."""
+    """Weights of the set loss and of the matching cost; the defaults are those of Co-Deformable-DETR."""
 
     class_weight: float = Field(2.0, ge=0, description="weight of the focal class loss")
     l1_weight: float = Field(5.0, ge=0, description="weight of the L1 box loss")
@@ -40,9 +40,9 @@ class _Goal:
 class SetCriterion:
     """Class, L1 and GIoU loss of every layer of a group.
 
-    Each term is a sum over queries divided by the number of positives, averaged over ranks and at least 1. Box terms count
-    positives only, L1 on cxcywh in units of the image, GIoU on the same boxes as corners (GIoU does not change with the
-    scale of an axis, so it equals the published code's, in pixels).
+    Each term is a sum over queries divided by the number of positives, averaged over ranks and at least 1. Box terms
+    count positives only, L1 on cxcywh in units of the image, GIoU on the same boxes as corners (GIoU does not change
+    with the scale of an axis, so it equals the published code's, in pixels).
     Source: paper Eq. 5; Carion et al., arXiv 2005.12872, Eq. 2.
     """
 
@@ -54,9 +54,7 @@ class SetCriterion:
         goal = self._goal(group.supervision, group.valid, output, targets, sizes)
         return self._terms(group.name, output, goal, group.weight)
 
-    def encoder(
-        self, prediction: EncoderPrediction, targets: Targets, sizes: Tensor
-    ) -> dict[str, Tensor]:
+    def encoder(self, prediction: EncoderPrediction, targets: Targets, sizes: Tensor) -> dict[str, Tensor]:
         """Losses `encoder.<term>` of two-stage predictions."""
         if prediction.class_agnostic:
             # Channel 0 stands for any object; the channels of the real classes are trained as negatives.
@@ -67,7 +65,12 @@ class SetCriterion:
         return {name.replace(".0.", "."): value for name, value in terms.items()}
 
     def _goal(
-        self, supervision: Match | Assigned, valid: Tensor | None, output: DecoderOutput, targets: Targets, sizes: Tensor
+        self,
+        supervision: Match | Assigned,
+        valid: Tensor | None,
+        output: DecoderOutput,
+        targets: Targets,
+        sizes: Tensor,
     ) -> _Goal:
         if isinstance(supervision, Assigned):
             return _Goal(supervision.labels[None], supervision.boxes[None], supervision.weights[None])

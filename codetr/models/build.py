@@ -32,12 +32,8 @@ def build(spec: ModelSpec, num_classes: int, *, pretrained: bool = True) -> Coll
     if num_classes < 1:
         raise UserError(f"a detector needs at least one class, got {num_classes}")
     backbone = find("backbones", spec.backbone.name)(spec.backbone.settings, pretrained=pretrained)
-    neck = find("necks", spec.neck.name)(
-        spec.neck.settings, channels=backbone.channels, strides=backbone.strides
-    )
-    base = find("bases", spec.base.name)(
-        spec.base.settings, backbone=backbone, neck=neck, num_classes=num_classes
-    )
+    neck = find("necks", spec.neck.name)(spec.neck.settings, channels=backbone.channels, strides=backbone.strides)
+    base = find("bases", spec.base.name)(spec.base.settings, backbone=backbone, neck=neck, num_classes=num_classes)
     config = spec.collaborative
     heads = {}
     if spec.heads:

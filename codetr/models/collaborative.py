@@ -33,7 +33,8 @@ class CollaborativeConfig(Section):
 class Collaborative(nn.Module):
     """A base with K >= 0 heads; K = 0 is the plain base. Knows no variant and no head.
 
-    `forward` is one training step's losses; `predict` is inference, where adapter, heads and positive queries take no part.
+    `forward` is one training step's losses; `predict` is inference, where adapter, heads and positive queries take no
+    part.
     """
 
     def __init__(
@@ -87,8 +88,9 @@ class Collaborative(nn.Module):
             return top_detections(output, images.sizes, max_detections=max_detections)
         if self.adapter is None or branch not in self.heads:
             raise UserError(f"no branch {branch!r} in this model; it has {', '.join(['detr', *self.heads])}")
-        detections = self.heads[branch].predict(self.adapter(memory))
-        return [d.first(max_detections) for d in detections]
+        head = self.heads[branch]
+        assert isinstance(head, Head)
+        return [d.first(max_detections) for d in head.predict(self.adapter(memory))]
 
     def _head_losses(self, name: str, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         factor = self.config.lambda_2 * self.base.num_layers

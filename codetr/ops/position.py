@@ -17,7 +17,8 @@ def _frequencies(num_features: int, temperature: float, device: torch.device) ->
 def sine_embedding(coordinates: Tensor, num_features: int, *, temperature: float = 10000.0) -> Tensor:
     """Interleaved sine and cosine of each coordinate.
 
-    coordinates: (..., R) in (0, 1). Returns float32 (..., R * num_features), coordinate by coordinate in the given order.
+    coordinates: (..., R) in (0, 1). Returns float32 (..., R * num_features), coordinate by coordinate in the given
+    order.
     Source: Vaswani et al. 2017; the proposal embedding of Deformable DETR.
     """
     divisors = _frequencies(num_features, temperature, coordinates.device)

@@ -20,8 +20,8 @@ class Rule:
     """What becomes of the tensors whose whole name matches `pattern`.
 
     target: our name, a template for `re.Match.expand`; or, with how="drop", why it is not needed.
-    how: "copy"; "stack" = part `part` of several that follow each other along dimension 0; "swap" and "swap_columns" = the halves
-    of dimension 0 or 1 change places; "shift" = the value is added to the second half of the target; "drop".
+    how: "copy"; "stack" = part `part` of several that follow each other along dimension 0; "swap" and "swap_columns" =
+    the halves of dimension 0 or 1 change places; "shift" = the value is added to the second half of the target; "drop".
     """
 
     pattern: str
@@ -104,9 +104,7 @@ def check_against(conversion: Conversion, expected: Mapping[str, Tensor]) -> Con
         if name in state and state[name].shape != tensor.shape
     ]
     problems += [
-        f"{name}: not in the file"
-        for name in expected
-        if name not in state and not name.startswith(training_only)
+        f"{name}: not in the file" for name in expected if name not in state and not name.startswith(training_only)
     ]
     if problems:
         shown = "\n  ".join(problems[:20])

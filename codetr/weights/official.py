@@ -1,8 +1,8 @@
 """Checkpoints of the authors' Co-Deformable-DETR (and of mmdetection's layout, which it shares) into ours.
 
-Theirs hold halves of query embeddings as (pos, content), ours as (content, pos). Their embedding of a head is one scalar,
-added to the position half of every query of the head (a slip of the published code, which its numbers rest on); added to
-the bias of the norm before it, the scalar has the same effect.
+Theirs hold halves of query embeddings as (pos, content), ours as (content, pos). Their embedding of a head is one
+scalar, added to the position half of every query of the head (a slip of the published code, which its numbers rest on);
+added to the bias of the norm before it, the scalar has the same effect.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def convert_official(state: Mapping[str, Tensor]) -> Conversion:
     """
     branches = {int(name.split(".")[2]) for name in state if name.startswith("query_head.cls_branches.")}
     if not branches:
-        raise UserError("no query_head.cls_branches in the file: not a Co-Deformable-DETR checkpoint of the official layout")
+        raise UserError(
+            "no query_head.cls_branches in the file: not a Co-Deformable-DETR checkpoint of the official layout"
+        )
     split = {name: tensor for name, tensor in state.items() if name != "query_head.transformer.head_pos_embed.weight"}
     scalars = state.get("query_head.transformer.head_pos_embed.weight")
     if scalars is not None:

@@ -15,8 +15,8 @@ from codetr.weights.conversion import Rule, check_against, convert_state
 def from_transformers(model: nn.Module) -> Collaborative:
     """A detector of ours (no heads) with the configuration and a copy of the weights of a transformers model.
 
-    model: `DeformableDetrForObjectDetection` in any of its forms, with a timm ResNet backbone. Shared prediction heads come
-    out shared where the architecture shares them. The result is in evaluation mode.
+    model: `DeformableDetrForObjectDetection` in any of its forms, with a timm ResNet backbone. Shared prediction heads
+    come out shared where the architecture shares them. The result is in evaluation mode.
 
     Raises: UserError for another kind of model or backbone.
     """
@@ -71,8 +71,12 @@ def _rules(config: Any) -> list[Rule]:
     layers = [
         Rule(rf"model\.encoder\.(layers\.\d+)\.self_attn\.({_ATTENTION}\..*)", r"base.encoder.\1.self_attention.\2"),
         Rule(r"model\.encoder\.(layers\.\d+)\.self_attn_layer_norm\.(.*)", r"base.encoder.\1.self_attention.norm.\2"),
-        Rule(rf"model\.decoder\.(layers\.\d+)\.encoder_attn\.({_ATTENTION}\..*)", r"base.decoder.\1.cross_attention.\2"),
-        Rule(r"model\.decoder\.(layers\.\d+)\.encoder_attn_layer_norm\.(.*)", r"base.decoder.\1.cross_attention.norm.\2"),
+        Rule(
+            rf"model\.decoder\.(layers\.\d+)\.encoder_attn\.({_ATTENTION}\..*)", r"base.decoder.\1.cross_attention.\2"
+        ),
+        Rule(
+            r"model\.decoder\.(layers\.\d+)\.encoder_attn_layer_norm\.(.*)", r"base.decoder.\1.cross_attention.norm.\2"
+        ),
         Rule(r"model\.decoder\.(layers\.\d+)\.self_attn\.o_proj\.(.*)", r"base.decoder.\1.self_attention.out_proj.\2"),
         Rule(r"model\.decoder\.(layers\.\d+)\.self_attn_layer_norm\.(.*)", r"base.decoder.\1.self_attention.norm.\2"),
         Rule(r"model\.(encoder|decoder)\.(layers\.\d+)\.mlp\.fc([12])\.(.*)", r"base.\1.\2.ffn.linear\3.\4"),

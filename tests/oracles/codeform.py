@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.ops import FrozenBatchNorm2d
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from codetr.models.build import ModelSpec, build
 from codetr.models.collaborative import Collaborative
@@ -60,7 +60,7 @@ def load(shared: Path) -> Oracle:
 
 
 def spec(**collaborative: Any) -> ModelSpec:
-    """The oracle's settings: 2 + 2 layers, 40 queries, samplers that keep everything."""
+    """The oracle's settings: 2 + 2 layers, 40 queries, samplers that keep everything, anchors in the padding count."""
     everything = 1_000_000
     return ModelSpec.model_validate(
         {
@@ -87,6 +87,7 @@ def spec(**collaborative: Any) -> ModelSpec:
             "heads": {
                 "faster_rcnn": {
                     "rpn": {
+                        "anchors_in_padding": True,
                         "channels": 64,
                         "samples": everything,
                         "train_candidates": 200,
@@ -96,7 +97,7 @@ def spec(**collaborative: Any) -> ModelSpec:
                     },
                     "roi": {"hidden": 32, "samples": everything, "max_detections": 30},
                 },
-                "atss": {"nms_candidates": 200, "max_detections": 30},
+                "atss": {"anchors_in_padding": True, "nms_candidates": 200, "max_detections": 30},
             },
             "collaborative": {"fill": "negatives", **collaborative},
         }

@@ -1,4 +1,4 @@
-"""The whole scheme against the authors' code: features at each door, predictions, every loss term, every gradient norm."""
+"""The whole scheme against the authors' code: features, predictions, every loss term, every gradient norm."""
 
 from __future__ import annotations
 
@@ -26,16 +26,6 @@ def oracle(shared):
     return codeform.load(shared)
 
 
-@pytest.fixture
-def whole_batch_anchors(monkeypatch):
-    """The oracle was run with both images padded to the batch by their own pipeline, so that every anchor counts."""
-
-    def everywhere(features, stride, sizes):
-        return torch.ones(len(sizes), features.shape[-2] * features.shape[-1], dtype=torch.bool)
-
-    monkeypatch.setattr("codetr.models.parts.priors._cells_inside", everywhere)
-
-
 @torch.no_grad()
 def test_features_at_every_door(oracle):
     model = codeform.model(oracle).eval()
@@ -58,10 +48,8 @@ def close(ours, theirs):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("branch", "theirs"), [("detr", "detr"), ("atss", "one-stage"), ("faster_rcnn", "two-stage")]
-)
-def test_predictions_of_every_branch(oracle, whole_batch_anchors, branch, theirs):
+@pytest.mark.parametrize(("branch", "theirs"), [("detr", "detr"), ("atss", "one-stage"), ("faster_rcnn", "two-stage")])
+def test_predictions_of_every_branch(oracle, branch, theirs):
     model = codeform.model(oracle).eval()
     with torch.no_grad():
         found = model.predict(oracle.images(), branch=branch, max_detections=30)
@@ -120,7 +108,7 @@ def captured_samples(oracle, monkeypatch):
     install("codetr.models.heads.atss", 1)
 
 
-def test_losses_and_gradients(oracle, whole_batch_anchors, captured_samples):
+def test_losses_and_gradients(oracle, captured_samples):
     # The oracle keeps the published head weights (12 = 6 layers x lambda_2 = 2) on a model of 2 layers: lambda_2 = 6.
     model = codeform.model(oracle, lambda_2=6.0).train()
     losses = model(oracle.images(), oracle.targets())

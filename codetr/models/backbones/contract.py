@@ -13,7 +13,8 @@ from codetr.config import Section
 class Backbone(nn.Module, ABC):
     """An image to feature maps. Built as `Variant(config, pretrained=...)`.
 
-    channels, strides: of each map, finest first. pretrained: False builds without published weights (a checkpoint follows).
+    channels, strides: of each map, finest first. pretrained: False builds without published weights (a checkpoint
+    follows).
     """
 
     Config: ClassVar[type[Section]]

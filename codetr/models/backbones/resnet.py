@@ -33,7 +33,7 @@ class ResNet(Backbone):
     def __init__(self, config: Config, *, pretrained: bool) -> None:
         super().__init__()
         self.net = _create(config, pretrained=pretrained and config.pretrained)
-        info = self.net.feature_info
+        info: Any = self.net.feature_info
         self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
         self.frozen = _frozen_names(config.frozen_stages)
         for name, child in self.net.named_children():
@@ -60,11 +60,13 @@ def _frozen_names(frozen_stages: int) -> frozenset[str]:
 
 def _create(config: ResNet.Config, *, pretrained: bool) -> nn.Module:
     import timm  # slow import, needed only when a model is built
-    from timm.layers import freeze_batch_norm_2d
+    from timm.layers.norm_act import freeze_batch_norm_2d
 
     stages: Sequence[int] = config.stages
     if not stages or list(stages) != sorted(set(stages)) or not set(stages) <= {1, 2, 3, 4}:
-        raise UserError(f"backbone.stages is {list(stages)}; give stages between 1 and 4 in ascending order, as [2, 3, 4]")
+        raise UserError(
+            f"backbone.stages is {list(stages)}; give stages between 1 and 4 in ascending order, as [2, 3, 4]"
+        )
     try:
         net = timm.create_model(
             config.model, pretrained=pretrained, features_only=True, out_indices=tuple(stages), **config.options

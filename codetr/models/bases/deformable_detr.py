@@ -1,8 +1,9 @@
 """Deformable DETR (Zhu et al., arXiv 2010.04159) in all its published forms, by settings.
 
-One-stage; with box refinement; two-stage; and Deformable-DETR++ (two-stage with mixed query selection, look forward twice,
-dropout 0, feed-forward width 2048), the base of Co-Deformable-DETR. Against DINO: proposals are ranked by the first class
-channel and trained class-agnostically on all tokens, position embeddings stay as given, no norm after the decoder.
+One-stage; with box refinement; two-stage; and Deformable-DETR++ (two-stage with mixed query selection, look forward
+twice, dropout 0, feed-forward width 2048), the base of Co-Deformable-DETR. Against DINO: proposals are ranked by the
+first class channel and trained class-agnostically on all tokens, position embeddings stay as given, no norm after the
+decoder.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from codetr.structures import (
 
 
 class DeformableDETR(Base):
-    """Deformable DETR. `adopt` takes (content, pos) halves and 4-d references, as the authors of Co-DETR do in all forms."""
+    """Deformable DETR. `adopt` takes (content, pos) halves and, in all forms, 4-d references, as the published code."""
 
     query_width = 2
 

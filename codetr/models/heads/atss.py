@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from codetr.assigners.atss import Atss as AtssAssigner
+from codetr.assigners.atss import ATSSAssigner
 from codetr.assigners.contract import IGNORED, Priors, matched
 from codetr.config import Section
 from codetr.losses.box import giou_loss
@@ -35,7 +35,7 @@ from codetr.structures import Detections, HeadOutput, Pyramid, Targets
 
 
 @final
-class Atss(Head):
+class ATSS(Head):
     """Losses `cls` (focal), `box` (GIoU weighted by centerness) and `centerness`.
 
     The positives are anchors; the candidates handed to the sampler are the anchors of all levels in the order of
@@ -65,7 +65,7 @@ class Atss(Head):
         self.num_classes = num_classes
         self.sampler = sampler
         self.anchors = AnchorGrid(scale=config.anchor_scale, in_padding=config.anchors_in_padding)
-        self.assigner = AtssAssigner(topk=config.topk)
+        self.assigner = ATSSAssigner(topk=config.topk)
         self.coder = DeltaCoder(stds=(0.1, 0.1, 0.2, 0.2))
         self.cls_tower = ConvTower(dim, depth=config.stacked_convs)
         self.box_tower = ConvTower(dim, depth=config.stacked_convs)

@@ -14,8 +14,8 @@ from codetr.structures import Detections, HeadOutput, Pyramid, Targets
 class Head(nn.Module, ABC):
     """One auxiliary head. Final classes live in `codetr/models/heads/<name>.py`.
 
-    A subclass is built as `Variant(config, dim=..., num_classes=..., strides=..., sampler=...)`: channels of the pyramid, K,
-    pixels per cell of its levels, and the `PositiveSampler` that picks and pads its positives.
+    A subclass is built as `Variant(config, dim=..., num_classes=..., strides=..., sampler=...)`: channels of the
+    pyramid, K, pixels per cell of its levels, and the `PositiveSampler` that picks and pads its positives.
     """
 
     Config: ClassVar[type[Section]]

@@ -23,7 +23,7 @@ from codetr.structures import Detections, HeadOutput, Pyramid, Targets
 
 
 @final
-class FasterRcnn(Head):
+class FasterRCNN(Head):
     """Losses `rpn_cls` (cross-entropy), `rpn_box` (L1 of deltas), `cls` (cross-entropy) and `box` (GIoU).
 
     The positives are sampled regions, ground truths among them; the candidates handed to the sampler are the regions of

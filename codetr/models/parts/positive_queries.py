@@ -29,7 +29,8 @@ class PositiveQueries(nn.Module):
                 nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, positives: Positives, sizes: Tensor) -> tuple[Tensor, Tensor, Assigned]:
-        """Embedding (B, M, query_width * C), boxes (B, M, 4) cxcywh in units of the unpadded image, and the supervision.
+        """Embedding (B, M, query_width * C), boxes (B, M, 4) cxcywh in units of the unpadded image, and the
+        supervision.
 
         sizes: (B, 2) height and width. Boxes are detached and not clamped (an anchor may reach over the image's edge);
         invalid slots hold a box in the middle, so that nothing they touch is undefined.

@@ -14,24 +14,24 @@ from codetr.ops.reference import inverse_sigmoid
 class PredictionHeads(nn.Module):
     """A linear class head and a three-layer box head: one pair for each layer, or one pair for all (`shared`).
 
-    Pairs start as copies of the first. The class bias starts at a probability of 0.01; box deltas start at 0, except that `size_bias` is the first delta of
-    width and height of the first pair (-2 in one-stage Deformable DETR: boxes start at 0.12 of the image).
+    Pairs start as copies of the first. The class bias starts at a probability of 0.01; box deltas start at 0, except
+    that `size_bias` is the first delta of width and height of the first pair (-2 in one-stage Deformable DETR: boxes
+    start at 0.12 of the image).
     """
 
     def __init__(self, dim: int, num_classes: int, *, num_layers: int, shared: bool, size_bias: float = 0.0) -> None:
         super().__init__()
         count = 1 if shared else num_layers
-        self.classes = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(count))
-        self.boxes = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(count))
-        for linear in self.classes:
-            nn.init.constant_(linear.bias, -math.log(0.99 / 0.01))
-        for mlp in self.boxes:
-            nn.init.zeros_(mlp.layers[-1].weight)
-            nn.init.zeros_(mlp.layers[-1].bias)
-        for layers in (self.classes, self.boxes):
-            for copy in layers[1:]:
-                copy.load_state_dict(layers[0].state_dict())
-        nn.init.constant_(self.boxes[0].layers[-1].bias[2:], size_bias)
+        classes = [nn.Linear(dim, num_classes) for _ in range(count)]
+        boxes = [MLP(dim, dim, 4, num_layers=3) for _ in range(count)]
+        nn.init.constant_(classes[0].bias, -math.log(0.99 / 0.01))
+        nn.init.zeros_(boxes[0].last.weight)
+        nn.init.zeros_(boxes[0].last.bias)
+        for linear, mlp in zip(classes[1:], boxes[1:], strict=True):
+            linear.load_state_dict(classes[0].state_dict())
+            mlp.load_state_dict(boxes[0].state_dict())
+        nn.init.constant_(boxes[0].last.bias[2:], size_bias)
+        self.classes, self.boxes = nn.ModuleList(classes), nn.ModuleList(boxes)
 
     def forward(self, hidden: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Class logits (B, N, K) and box deltas (B, N, 4) of one layer."""

@@ -18,8 +18,8 @@ class PyramidAdapter(nn.Module):
     """Memory of L levels to a pyramid of J.
 
     A multi-scale memory gives its own maps, untouched, and one more: a 3x3 stride-2 convolution with group norm of the
-    coarsest. A single map is brought to strides 8 to 128: bilinear upsampling and a 3x3 convolution for the finer levels,
-    repeated 3x3 stride-2 convolutions for the coarser ones, each with group norm. Nothing is detached.
+    coarsest. A single map is brought to strides 8 to 128: bilinear upsampling and a 3x3 convolution for the finer
+    levels, repeated 3x3 stride-2 convolutions for the coarser ones, each with group norm. Nothing is detached.
     """
 
     def __init__(self, dim: int, strides: tuple[int, ...], *, num_groups: int = 32) -> None:

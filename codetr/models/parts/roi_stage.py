@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from codetr.assigners.contract import Priors, matched
-from codetr.assigners.max_iou import MaxIoU
+from codetr.assigners.max_iou import MaxIoUAssigner
 from codetr.assigners.sampling import sample_balanced
 from codetr.config import Section
 from codetr.losses.box import giou_loss
@@ -78,7 +78,7 @@ class RoiStage(nn.Module):
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        self.assigner = MaxIoU(config.positive_iou, config.positive_iou)
+        self.assigner = MaxIoUAssigner(config.positive_iou, config.positive_iou)
         self.coder = DeltaCoder(stds=(0.1, 0.1, 0.2, 0.2))
         self.strides = strides[:-1]
         self.finest_scale = config.finest_scale or 14.0 * strides[0]

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from codetr.assigners.contract import Priors, matched
-from codetr.assigners.max_iou import MaxIoU
+from codetr.assigners.max_iou import MaxIoUAssigner
 from codetr.assigners.sampling import sample_balanced
 from codetr.config import Section
 from codetr.losses.box import l1_loss
@@ -71,7 +71,7 @@ class Rpn(nn.Module):
         self.anchors = AnchorGrid(
             config.anchor_scale, config.scales_per_octave, config.ratios, in_padding=config.anchors_in_padding
         )
-        self.assigner = MaxIoU(config.positive_iou, config.negative_iou, config.low_quality_iou)
+        self.assigner = MaxIoUAssigner(config.positive_iou, config.negative_iou, config.low_quality_iou)
         self.coder = DeltaCoder()
         self.conv = nn.Conv2d(dim, config.channels, 3, padding=1)
         self.objectness = nn.Conv2d(config.channels, len(self.anchors), 1)

@@ -18,8 +18,8 @@ _MARGIN = 0.01
 def token_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
     """The box that each token stands for, and whether it may propose.
 
-    Returns (B, S, 4) cxcywh in units of the unpadded image: the cell's centre, sides 0.05 doubled from level to level; and
-    (B, S) bool, False where padded or where a coordinate is not in (0.01, 0.99).
+    Returns (B, S, 4) cxcywh in units of the unpadded image: the cell's centre, sides 0.05 doubled from level to level;
+    and (B, S) bool, False where padded or where a coordinate is not in (0.01, 0.99).
     Source: Zhu et al., arXiv 2010.04159, appendix A.4.
     """
     centres = cell_centres(memory.shapes, valid_ratios(memory.padding, memory.shapes))
@@ -36,8 +36,8 @@ def token_boxes(memory: Memory) -> tuple[Tensor, Tensor]:
 class TokenProposals(nn.Module):
     """Class logits and boxes of every token.
 
-    Tokens that may not propose are zeroed before the projection and get the box (1, 1, 1, 1) without a gradient, which is
-    what the published code's infinite logits come to.
+    Tokens that may not propose are zeroed before the projection and get the box (1, 1, 1, 1) without a gradient, which
+    is what the published code's infinite logits come to.
     """
 
     def __init__(self, dim: int, num_classes: int, *, eps: float = 1e-5) -> None:
@@ -67,5 +67,3 @@ def best_tokens(scores: Tensor, count: int) -> Tensor:
 def take(values: Sequence[Tensor], index: Tensor) -> list[Tensor]:
     """Rows `index` (B, N) of each (B, S, ...) tensor."""
     return [value.gather(1, index[..., None].expand(-1, -1, value.shape[-1])) for value in values]
-
-

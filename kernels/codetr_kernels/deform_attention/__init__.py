@@ -19,10 +19,12 @@ def deform_attention(value: Tensor, shapes: Sequence[tuple[int, int]], locations
 
     Dimension key: B batch, S tokens of all levels, H heads, D channels of a head, Q queries, L levels, P points.
 
-    value: (B, S, H, D), levels one after the other, each row-major. shapes: (height, width) of each level, sum of products S.
+    value: (B, S, H, D), levels one after the other, each row-major. shapes: (height, width) of each level, sum of
+    products S.
     locations: (B, Q, H, L, P, 2), x then y, 0 and 1 the outer edges of the level's first and last cell (cell centres at
     +0.5, as `align_corners=False`); samples outside read zeros. weights: (B, Q, H, L, P), used as they are.
-    Returns (B, Q, H * D), heads one after the other, in the dtype of `value`. Gradients flow to value, locations and weights.
+    Returns (B, Q, H * D), heads one after the other, in the dtype of `value`. Gradients flow to value, locations and
+    weights.
 
     Raises: ValueError for shapes that do not fit, floating-point types that differ, or tensors on several devices.
     """
@@ -40,7 +42,8 @@ def _check(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, 
         raise ValueError(f"weights must be {tuple(locations.shape[:-1])} as locations, got {tuple(weights.shape)}")
     if (locations.shape[0], locations.shape[2]) != (batch, heads):
         raise ValueError(
-            f"value has batch {batch} and {heads} heads, locations has batch {locations.shape[0]} and {locations.shape[2]}"
+            f"value has batch {batch} and {heads} heads, "
+            f"locations has batch {locations.shape[0]} and {locations.shape[2]} heads"
         )
     if len(shapes) != locations.shape[3]:
         raise ValueError(f"{len(shapes)} level shapes, but locations has {locations.shape[3]} levels")

@@ -1,0 +1,124 @@
+"""The `codetr` command: a menu whose commands are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from codetr.errors import UserError, suggestion
+
+COMMANDS = {
+    "train": ("codetr.cli.train", "Train a spec; --resume continues a run."),
+    "eval": ("codetr.cli.eval", "Evaluate a run, a checkpoint or a results file."),
+    "predict": ("codetr.cli.predict", "Detect objects in images and draw them."),
+    "wrap": ("codetr.cli.wrap", "Put auxiliary heads around a detector and write the spec."),
+    "data": ("codetr.cli.data", "Check a data set, or make a synthetic one."),
+    "zoo": ("codetr.cli.zoo", "List the shipped specs, show what one resolves to."),
+    "convert": ("codetr.cli.convert", "Convert published weights to safetensors."),
+}
+"""Each command's module, which calls it `command`, and its line in the menu."""
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+MENU = """\b
+Start here:
+  codetr train zoo/quickstart.yaml                     a small run on a data set that it makes itself
+  codetr train zoo/co_deformable_r50.yaml data=DIR     any setting is key=value, such as train.epochs=36
+  codetr zoo list                                      the shipped specs
+"""
+
+
+class Failure(click.ClickException):
+    """An error of the user: the message alone, exit code 2."""
+
+    exit_code = USER_ERROR
+
+
+class Menu(click.Group):
+    """A group that knows its commands by module, and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[name][0]).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise Failure(f"no command is called {args[0]!r}; {suggestion(args[0], COMMANDS, kind='commands')}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            if ctx.params["debug"]:
+                raise
+            raise Failure(str(error)) from error
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"codetr {version('codetr')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Menu,
+    invoke_without_command=True,
+    epilog=MENU,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print it.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Train, evaluate and run end-to-end object detectors under collaborative hybrid assignments training."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (default: the process's) and return its exit code.
+
+    0 done, 2 an error of the user, 130 interrupted. Any other exception is a defect of codetr, and passes.
+    """
+    try:
+        code = cli.main(args=arguments, prog_name="codetr", standalone_mode=False)
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except UserError:
+        traceback.print_exc()
+        return USER_ERROR
+    except click.ClickException as error:
+        _print_error(error)
+        return error.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _print_error(error: click.ClickException) -> None:
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.format_message()}", err=True)
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        click.echo(f"{context.get_usage()}\nTry '{context.command_path} --help'.", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Samples to one padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from codetr.data.coco import Sample
+from codetr.structures import Batch, ImageBatch, Targets
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Pads images on the right and at the bottom to the largest height and width, and targets to the largest count.
+
+    samples: at least one, transformed (float images). Targets are padded to G >= 1, crowd regions to I >= 0.
+    """
+    height = max(sample.image.shape[-2] for sample in samples)
+    width = max(sample.image.shape[-1] for sample in samples)
+    pixels = torch.zeros(len(samples), 3, height, width)
+    padding = torch.ones(len(samples), height, width, dtype=torch.bool)
+    for index, sample in enumerate(samples):
+        bottom, right = sample.image.shape[-2:]
+        pixels[index, :, :bottom, :right] = sample.image
+        padding[index, :bottom, :right] = False
+    sizes = torch.tensor([sample.image.shape[-2:] for sample in samples], dtype=torch.float32)
+    targets = _targets(samples, height, width)
+    return Batch(ImageBatch(pixels, padding, sizes), targets, tuple(sample.info for sample in samples))
+
+
+def _targets(samples: Sequence[Sample], height: int, width: int) -> Targets:
+    counts = tuple(len(sample.labels) for sample in samples)
+    longest = max(1, *counts)
+    boxes, valid = _pad_boxes([sample.boxes for sample in samples], longest)
+    regions = [sample.ignore_boxes for sample in samples]
+    ignore_boxes, ignore_valid = _pad_boxes(regions, max(len(region) for region in regions))
+    labels = torch.zeros(len(samples), longest, dtype=torch.int64)
+    for index, sample in enumerate(samples):
+        labels[index, : counts[index]] = sample.labels
+    masks = _pad_masks([sample.masks for sample in samples], longest, height, width)
+    return Targets(boxes, labels, valid, counts, masks, ignore_boxes, ignore_valid)
+
+
+def _pad_boxes(boxes: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
+    padded = torch.zeros(len(boxes), length, 4)
+    valid = torch.zeros(len(boxes), length, dtype=torch.bool)
+    for index, own in enumerate(boxes):
+        padded[index, : len(own)] = own
+        valid[index, : len(own)] = True
+    return padded, valid
+
+
+def _pad_masks(masks: Sequence[Tensor | None], length: int, height: int, width: int) -> Tensor | None:
+    present = [own for own in masks if own is not None]
+    if not present:
+        return None
+    padded = torch.zeros(len(present), length, height, width, dtype=torch.bool)
+    for index, own in enumerate(present):
+        padded[index, : own.shape[0], : own.shape[1], : own.shape[2]] = own
+    return padded

@@ -1,0 +1,119 @@
+"""The `data` section of a spec: where the images are, and how they are decoded, augmented and batched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from codetr.config import Section
+
+
+Pixels = Annotated[int, Field(gt=0)]
+
+
+class Split(Section):
+    """Where one split lies, when it follows no known layout. Relative paths start at `data.dir`, if it is set."""
+
+    annotations: Path | None = None
+    images: Path | None = None
+
+
+class Crop(Section):
+    """The second branch of the DETR recipe: resize, crop, then resize as the first branch does.
+
+    probability: how often this branch is taken. scales, max_size: short sides and longest side before the crop, in
+    pixels. low, high: height and width of the crop are each a uniform integer in [min(side, low), min(side, high)].
+    """
+
+    probability: float = Field(0.5, ge=0, le=1)
+    scales: tuple[Pixels, ...] = Field((400, 500, 600), min_length=1)
+    max_size: int = Field(4200, gt=0)
+    low: int = Field(384, gt=0)
+    high: int = Field(600, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Crop:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
+        return self
+
+
+class Color(Section):
+    """Jitter of brightness, contrast and saturation (factor in [1 - x, 1 + x]) and of hue (shift in [-x, x])."""
+
+    probability: float = Field(0.8, ge=0, le=1)
+    brightness: float = Field(0.2, ge=0)
+    contrast: float = Field(0.2, ge=0)
+    saturation: float = Field(0.2, ge=0)
+    hue: float = Field(0.0, ge=0, le=0.5)
+
+
+class Augment(Section):
+    """Augmentation of training images; the defaults are the DETR recipe.
+
+    scales: short side in pixels, one drawn for each image. max_size: longest side in pixels.
+    flip, vertical_flip: probabilities. crop, color: null leaves them out.
+    """
+
+    scales: tuple[Pixels, ...] = Field(tuple(range(480, 801, 32)), min_length=1)
+    max_size: int = Field(1333, gt=0)
+    crop: Crop | None = Crop()
+    flip: float = Field(0.5, ge=0, le=1)
+    vertical_flip: float = Field(0.0, ge=0, le=1)
+    color: Color | None = None
+
+
+class Resize(Section):
+    """Size of images in evaluation and prediction: short side and longest side, in pixels."""
+
+    size: int = Field(800, gt=0)
+    max_size: int = Field(1333, gt=0)
+
+
+class Synthetic(Section):
+    """A rendered data set, made in `data.dir` when it is first used.
+
+    train, val: number of images. size: side of the square images in pixels. objects: least and most objects of an
+    image; null grows with the size. clutter: amount of distracting strokes. crowds: share of images with a crowd.
+    """
+
+    train: int = Field(1200, ge=1)
+    val: int = Field(200, ge=1)
+    size: int = Field(128, ge=32, le=4096)
+    seed: int = Field(0, ge=0)
+    objects: tuple[int, int] | None = None
+    clutter: float = Field(1.0, ge=0)
+    crowds: float = Field(0.05, ge=0, le=1)
+
+
+class DataConfig(Section):
+    """Settings of the data.
+
+    dir: a folder with `images/` and `annotations/instances_{train,val}.json`, or COCO's own layout.
+    synthetic: render the data set there first. train, val: files that lie elsewhere.
+    augment: null trains on images resized as in evaluation.
+    on_bad_image: stop at a truncated or undecodable image, or leave it out and warn once for each file.
+    masks: decode instance masks. workers: processes that load images; null takes up to four, fewer on a small machine.
+    group_by_shape: images of a batch have a similar aspect ratio, so that little of it is padding.
+    drop_last: leave out the images that do not fill the last batch of a training epoch.
+    """
+
+    dir: Path | None = None
+    synthetic: Synthetic | None = None
+    train: Split = Split()
+    val: Split = Split()
+    on_bad_image: Literal["error", "skip"] = "error"
+    masks: bool = False
+    augment: Augment | None = Augment()
+    resize: Resize = Resize()
+    workers: int | None = Field(None, ge=0)
+    group_by_shape: bool = True
+    drop_last: bool = True
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> DataConfig:
+        if self.synthetic is not None and self.dir is None:
+            raise ValueError("synthetic needs dir, the folder to render the images into")
+        return self

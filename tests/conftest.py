@@ -1,0 +1,42 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# No deadline: a machine under load is not a defect. Derandomised: a failure appears in every run or in none.
+settings.register_profile("codetr", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("codetr")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Seed torch for the tests that use it, and skip those that need a GPU where there is none."""
+    gpu = item.get_closest_marker("gpu") is not None
+    if "torch" not in sys.modules and not gpu:
+        return
+    import torch
+
+    torch.manual_seed(0)
+    if gpu and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real photographs and reference data beside the checkout."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder}")
+    return folder

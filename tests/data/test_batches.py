@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codetr.data.batches import evaluation_batches, sample_seed, training_batches
+
+
+def _flat(batches: list[list[int]]) -> list[int]:
+    return [index for batch in batches for index in batch]
+
+
+def test_training_shuffles_differently_each_epoch_and_seed() -> None:
+    ratios = [1.0] * 40
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return _flat(training_batches(ratios, batch_size=4, seed=seed, epoch=epoch))
+
+    assert order(0, 0) == order(0, 0)
+    assert sorted(order(0, 0)) == list(range(40))
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_without_grouping_every_image_comes_once_too() -> None:
+    batches = training_batches([0.5, 2.0] * 10, batch_size=4, seed=1, epoch=0, group_by_shape=False)
+    assert sorted(_flat(batches)) == list(range(20))
+    assert any({index % 2 for index in batch} == {0, 1} for batch in batches)
+
+
+def test_drop_last_and_repetition() -> None:
+    ratios = [1.0] * 10
+    dropped = training_batches(ratios, batch_size=4, seed=0, epoch=0)
+    assert [len(batch) for batch in dropped] == [4, 4]
+    assert len(set(_flat(dropped))) == 8
+    completed = training_batches(ratios, batch_size=4, seed=0, epoch=0, drop_last=False)
+    assert [len(batch) for batch in completed] == [4, 4, 4]
+    assert set(_flat(completed)) == set(range(10))
+
+
+def test_never_zero_batches() -> None:
+    batches = [training_batches([1.0] * 3, batch_size=4, seed=0, epoch=0, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [len(batch) for own in batches for batch in own] == [4, 4]
+    counts = [_flat(batches[0] + batches[1]).count(index) for index in range(3)]
+    assert sorted(counts) == [2, 3, 3]
+
+
+@given(
+    images=st.integers(1, 60),
+    batch_size=st.integers(1, 5),
+    world_size=st.integers(1, 4),
+    drop_last=st.booleans(),
+    grouped=st.booleans(),
+)
+def test_ranks_share_an_epoch(images: int, batch_size: int, world_size: int, drop_last: bool, grouped: bool) -> None:
+    ratios = [1 + index % 3 for index in range(images)]
+    ranks = [
+        training_batches(
+            ratios,
+            batch_size=batch_size,
+            seed=3,
+            epoch=2,
+            rank=rank,
+            world_size=world_size,
+            drop_last=drop_last,
+            group_by_shape=grouped,
+        )
+        for rank in range(world_size)
+    ]
+    steps = max(1, images // (batch_size * world_size))
+    if not drop_last:
+        steps = -(-images // (batch_size * world_size))
+    assert [len(own) for own in ranks] == [steps] * world_size
+    assert all(len(batch) == batch_size for own in ranks for batch in own)
+    taken = [index for own in ranks for index in _flat(own)]
+    counts = [taken.count(index) for index in range(images)]
+    assert max(counts) - min(counts) <= 1
+    if images >= batch_size * world_size and drop_last:
+        assert max(counts) == 1
+
+
+@given(images=st.integers(0, 40), batch_size=st.integers(1, 5), world_size=st.integers(1, 4))
+def test_evaluation_gives_each_image_to_one_rank(images: int, batch_size: int, world_size: int) -> None:
+    ratios = [0.5 + (index * 7) % 5 for index in range(images)]
+    ranks = [
+        evaluation_batches(ratios, batch_size=batch_size, rank=r, world_size=world_size) for r in range(world_size)
+    ]
+    assert sorted(index for own in ranks for index in _flat(own)) == list(range(images))
+    assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
+
+
+def test_evaluation_without_grouping_keeps_the_order() -> None:
+    batches = evaluation_batches([2.0, 1.0, 3.0], batch_size=2, group_by_shape=False)
+    assert batches == [[0, 1], [2]]
+    assert evaluation_batches([2.0, 1.0, 3.0], batch_size=2) == [[1, 0], [2]]
+
+
+def test_grouping_saves_most_of_the_padding() -> None:
+    chance = random.Random(0)
+    ratios = [chance.choice([0.56, 0.75, 1.0, 1.33, 1.5, 1.78]) for _ in range(600)]
+
+    def waste(grouped: bool) -> float:
+        used = total = 0.0
+        for batch in training_batches(ratios, batch_size=4, seed=0, epoch=0, group_by_shape=grouped):
+            # Sides of an image of area 1 and that ratio; a batch takes the largest of each.
+            sides = [(ratios[index] ** -0.5, ratios[index] ** 0.5) for index in batch]
+            used += len(batch)
+            total += len(batch) * max(h for h, _ in sides) * max(w for _, w in sides)
+        return 1 - used / total
+
+    assert waste(grouped=False) > 0.2
+    assert waste(grouped=True) < 0.02
+
+
+def test_equally_shaped_images_change_company() -> None:
+    ratios = [1.0, 2.0] * 100
+    pairs = [
+        {frozenset(batch) for batch in training_batches(ratios, batch_size=2, seed=0, epoch=epoch)} for epoch in (0, 1)
+    ]
+    assert len(pairs[0] & pairs[1]) < 10
+
+
+@pytest.mark.parametrize("changed", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, -1)])
+def test_sample_seeds_differ(changed: tuple[int, int, int]) -> None:
+    assert sample_seed(*changed) != sample_seed(0, 0, 0)
+
+
+def test_sample_seeds_are_spread() -> None:
+    seeds = {sample_seed(seed, epoch, index) for seed in range(10) for epoch in range(10) for index in range(-1, 100)}
+    assert len(seeds) == 10 * 10 * 101
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    ones = sum(bin(seed).count("1") for seed in seeds) / len(seeds)
+    assert abs(ones - 31.5) < 0.3  # deviation of the mean: 0.04

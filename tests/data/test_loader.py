@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from codetr.data.coco import CocoDataset, Sample, open_split
+from codetr.data.collate import collate
+from codetr.data.config import Augment, Crop, DataConfig, Resize
+from codetr.data.loader import Loader, SkippedImage, build_loader
+from codetr.errors import UserError
+from codetr.structures import Batch, ImageInfo
+
+AUGMENT = Augment(scales=(24, 32), max_size=64, crop=Crop(scales=(20, 30), low=16, high=24))
+RESIZE = Resize(size=24, max_size=64)
+Opener = Callable[..., tuple[CocoDataset, DataConfig]]
+
+
+@pytest.fixture
+def opener(write_coco, entries) -> Opener:
+    """Opens eleven tiny images, the last without boxes, the third with a crowd."""
+    image, annotation = entries
+    sizes = [(40, 30), (30, 40), (44, 30)]
+    images = [image(index + 1, f"{index}.png", *sizes[index % 3]) for index in range(11)]
+    boxes = [annotation(index + 1, index + 1, 3 + 4 * (index % 2), [2, 3, 10 + index, 12]) for index in range(10)]
+    boxes.append(annotation(50, 3, 3, [0, 0, 20, 20], iscrowd=1))
+
+    def opened(**settings: Any) -> tuple[CocoDataset, DataConfig]:
+        root = write_coco(images, boxes)
+        chosen = {"dir": root, "augment": AUGMENT, "resize": RESIZE, "workers": 0, **settings}
+        config = DataConfig(**chosen)
+        return open_split(config, "train"), config
+
+    return opened
+
+
+def _same(left: list[Batch], right: list[Batch]) -> bool:
+    def tensors(batch: Batch) -> list[torch.Tensor]:
+        targets = batch.targets
+        assert targets.ignore_boxes is not None
+        images = [batch.images.pixels, batch.images.padding, batch.images.sizes]
+        return [*images, targets.boxes, targets.labels, targets.valid, targets.ignore_boxes]
+
+    return len(left) == len(right) and all(
+        a.infos == b.infos and a.targets.counts == b.targets.counts and all(map(torch.equal, tensors(a), tensors(b)))
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+def _ids(batches: list[Batch]) -> list[int]:
+    return [info.image_id for batch in batches for info in batch.infos]
+
+
+def _sample(height: int, width: int, boxes: list[list[float]], crowds: int = 0, masks: bool = False) -> Sample:
+    return Sample(
+        torch.ones(3, height, width),
+        torch.tensor(boxes).reshape(-1, 4),
+        torch.arange(len(boxes)) + 1,
+        torch.ones(crowds, 4),
+        torch.ones(len(boxes), height, width, dtype=torch.bool) if masks else None,
+        ImageInfo(height, "x.jpg", (height, width)),
+    )
+
+
+def test_collate_pads_images_and_targets() -> None:
+    batch = collate([_sample(2, 3, [[0, 0, 1, 1], [1, 1, 2, 2]], masks=True), _sample(4, 2, [], crowds=1, masks=True)])
+    assert batch.images.pixels.shape == (2, 3, 4, 3)
+    assert batch.images.pixels[0, 0].tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
+    assert batch.images.padding[1].tolist() == [[False, False, True]] * 4
+    assert batch.images.sizes.tolist() == [[2, 3], [4, 2]]
+    assert batch.targets.boxes.tolist() == [[[0, 0, 1, 1], [1, 1, 2, 2]], [[0, 0, 0, 0], [0, 0, 0, 0]]]
+    assert batch.targets.labels.tolist() == [[1, 2], [0, 0]]
+    assert batch.targets.valid.tolist() == [[True, True], [False, False]]
+    assert batch.targets.counts == (2, 0)
+    assert batch.targets.ignore_boxes is not None and batch.targets.ignore_valid is not None
+    assert batch.targets.ignore_boxes.tolist() == [[[0, 0, 0, 0]], [[1, 1, 1, 1]]]
+    assert batch.targets.ignore_valid.tolist() == [[False], [True]]
+    assert batch.targets.masks is not None and batch.targets.masks.shape == (2, 2, 4, 3)
+    assert batch.targets.masks.sum(dim=(2, 3)).tolist() == [[6, 6], [0, 0]]
+    assert [info.image_id for info in batch.infos] == [2, 4]
+
+
+def test_collate_without_any_object_has_one_invalid_place() -> None:
+    targets = collate([_sample(2, 2, []), _sample(2, 2, [])]).targets
+    assert targets.boxes.shape == (2, 1, 4) and not targets.valid.any()
+    assert targets.counts == (0, 0)
+    assert targets.masks is None
+    assert targets.ignore_boxes is not None and targets.ignore_boxes.shape == (2, 0, 4)
+
+
+def test_evaluation_yields_every_image_once(opener: Opener) -> None:
+    dataset, config = opener()
+    loader = build_loader(dataset, config, split="val", batch_size=4, seed=0)
+    batches = list(loader)
+    assert len(loader) == len(batches) == 3
+    assert sorted(_ids(batches)) == list(range(1, 12))
+    first = next(batch for batch in batches if batch.infos[0].image_id == 2)
+    assert first.images.sizes[0].tolist() == [32, 24]
+    assert first.targets.boxes[0, 0].tolist() == pytest.approx([2 * 0.8, 3 * 0.8, 13 * 0.8, 15 * 0.8], abs=1e-4)
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(opener: Opener) -> None:
+    epochs = []
+    for workers in (0, 2):
+        dataset, config = opener(workers=workers)
+        loader = build_loader(dataset, config, split="train", batch_size=3, seed=5)
+        batches = []
+        for epoch in (0, 1):  # the second with the same, persistent workers
+            loader.set_epoch(epoch)
+            batches.append(list(loader))
+        epochs.append(batches)
+    assert _same(epochs[0][0], epochs[1][0]) and _same(epochs[0][1], epochs[1][1])
+    assert not _same(epochs[0][0], epochs[0][1])
+
+
+def test_the_same_image_looks_different_in_another_epoch(opener: Opener) -> None:
+    dataset, config = opener()
+    loader = build_loader(dataset, config, split="train", batch_size=1, seed=0)
+    looks = []
+    for epoch in range(6):
+        loader.set_epoch(epoch)
+        looks.append(next(batch.images.pixels for batch in loader if batch.infos[0].image_id == 1))
+    assert len({(tuple(look.shape), round(look.sum().item(), 2)) for look in looks}) >= 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_yields_exactly_the_batches_that_remain(opener: Opener, workers: int) -> None:
+    dataset, config = opener(workers=workers)
+    loader = build_loader(dataset, config, split="train", batch_size=2, seed=1)
+    loader.set_epoch(3)
+    whole = list(loader)
+    resumed = build_loader(dataset, config, split="train", batch_size=2, seed=1)
+    resumed.set_epoch(3, start_batch=2)
+    assert len(resumed) == len(whole) == 5
+    assert _same(list(resumed), whole[2:])
+    resumed.set_epoch(3, start_batch=5)
+    assert list(resumed) == []
+    resumed.set_epoch(3)
+    assert _same(list(resumed), whole)
+    with pytest.raises(ValueError, match="start_batch is 6, but the epoch has 5"):
+        resumed.set_epoch(3, start_batch=6)
+
+
+def test_ranks_share_an_epoch(opener: Opener) -> None:
+    dataset, config = opener()
+    loaders = [build_loader(dataset, config, split="train", batch_size=2, seed=1, rank=r, world_size=2) for r in (0, 1)]
+    ids = [_ids(list(loader)) for loader in loaders]
+    assert [len(own) for own in ids] == [4, 4]
+    assert len(set(ids[0] + ids[1])) == 8
+    loaders = [build_loader(dataset, config, split="val", batch_size=2, seed=1, rank=r, world_size=3) for r in range(3)]
+    assert sorted(identity for loader in loaders for identity in _ids(list(loader))) == list(range(1, 12))
+
+
+def test_an_epoch_left_early_does_not_leak_into_the_next(opener: Opener) -> None:
+    dataset, config = opener(workers=2)
+    loader = build_loader(dataset, config, split="train", batch_size=2, seed=1)
+    loader.set_epoch(1)
+    expected = list(loader)
+    loader.set_epoch(0)
+    next(iter(loader))
+    loader.set_epoch(1)
+    assert _same(list(loader), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_generator_is_untouched(opener: Opener, workers: int) -> None:
+    dataset, config = opener(workers=workers)
+    loader = build_loader(dataset, config, split="train", batch_size=4, seed=0)
+    before = torch.get_rng_state()
+    for _ in loader:
+        pass
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def _truncate(dataset: CocoDataset, *image_ids: int) -> None:
+    for info in dataset.infos:
+        if info.image_id in image_ids:
+            file = Path(info.file)
+            file.write_bytes(file.read_bytes()[:200])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_truncated_image_stops_the_run_and_is_named(opener: Opener, workers: int) -> None:
+    dataset, config = opener(workers=workers)
+    _truncate(dataset, 4)
+    with pytest.raises(UserError) as caught:
+        list(build_loader(dataset, config, split="train", batch_size=11, seed=0))
+    assert "3.png: truncated" in str(caught.value)
+    assert "data.on_bad_image=skip" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipping_replaces_in_training_and_warns_once_a_file(opener: Opener, workers: int) -> None:
+    dataset, config = opener(workers=workers, on_bad_image="skip")
+    _truncate(dataset, 4, 5)
+    loader = build_loader(dataset, config, split="train", batch_size=11, seed=0)
+    with pytest.warns(SkippedImage) as caught:
+        batches = list(loader)
+    assert len(caught) == 2
+    assert sorted(Path(file).name for file in loader.skipped) == ["3.png", "4.png"]
+    assert all("truncated" in reason for reason in loader.skipped.values())
+    assert sorted(_ids(batches)) == sorted([1, 2, 3, 6, 6, 6, 7, 8, 9, 10, 11])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _same(list(loader), batches)
+
+
+def test_skipping_leaves_out_in_evaluation(opener: Opener) -> None:
+    dataset, config = opener(on_bad_image="skip")
+    _truncate(dataset, 2, 5, 8, 11)  # the four upright ones: a batch of their own
+    loader = build_loader(dataset, config, split="val", batch_size=4, seed=0)
+    with pytest.warns(SkippedImage):
+        batches = list(loader)
+    assert sorted(_ids(batches)) == [1, 3, 4, 6, 7, 9, 10]
+    assert len(batches) == 2
+
+
+def test_nothing_but_bad_images_is_an_error(opener: Opener) -> None:
+    dataset, config = opener(on_bad_image="skip")
+    _truncate(dataset, *range(1, 12))
+    with pytest.warns(SkippedImage), pytest.raises(UserError, match="no image can be used"):
+        list(build_loader(dataset, config, split="train", batch_size=2, seed=0))
+
+
+def test_loader_takes_masks(write_coco, entries) -> None:
+    image, annotation = entries
+    polygon = [[2, 2, 12, 2, 12, 12, 2, 12]]
+    root = write_coco([image(1, "a.png")], [annotation(1, 1, 3, [2, 2, 10, 10], segmentation=polygon)])
+    config = DataConfig(dir=root, masks=True, workers=0, resize=Resize(size=30))
+    loader: Loader = build_loader(open_split(config, "train"), config, split="val", batch_size=1, seed=0)
+    (batch,) = loader
+    assert batch.targets.masks is not None
+    assert batch.targets.masks[0, 0].nonzero().amin(0).tolist() == [2, 2]
+    assert int(batch.targets.masks.sum()) == 100

@@ -1,0 +1,129 @@
+"""Two gloo processes: equal weights, the figures of one process, ranks without objects, a loss broken on one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from codetr.engine.distributed import World, choose_device, replicated, world
+from codetr.errors import UserError
+
+SCRIPT = Path(__file__).with_name("train_as_rank.py")
+
+SPEC = """
+extends: [bases/deformable_detr_pp, backbones/resnet50]
+base: {num_queries: 8, encoder_layers: 1, decoder_layers: 1, num_heads: 2, num_points: 2, ffn_dim: 16}
+backbone: {model: resnet10t, pretrained: false, frozen_stages: -1, options: {channels: [8, 8, 8, 8], stem_width: 8}}
+neck: {dim: 32, num_groups: 4, num_levels: 3}
+data: {augment: null, resize: {size: 64, max_size: 64}, workers: 0}
+train: {epochs: 1, batch_size: 2, milestones: [], device: cpu, threads: 1, log_every: 1, eval_every: 0}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    return tmp_path / "tiny.yaml"
+
+
+@pytest.fixture
+def one_object(tmp_path: Path) -> Path:
+    """Six images, one of which has an object: in every step at least one of two ranks has none."""
+    root = tmp_path / "data"
+    (root / "images").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    images = [{"id": number, "file_name": f"{number}.png", "width": 64, "height": 64} for number in range(1, 7)]
+    for entry in images:
+        noise = np.random.default_rng(entry["id"]).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(root / "images" / entry["file_name"])
+    box = {"id": 1, "image_id": 2, "category_id": 5, "bbox": [8, 8, 30, 40], "area": 1200, "iscrowd": 0}
+    content = {
+        "images": images,
+        "annotations": [box],
+        "categories": [{"id": 5, "name": "cat"}, {"id": 9, "name": "dog"}],
+    }
+    for split in ("train", "val"):
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def two_ranks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(*["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], str(SCRIPT), *arguments)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=300, env=environment)
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_ranks_train_as_one(spec: Path, one_object: Path, tmp_path: Path) -> None:
+    """Without heads and dropout nothing is drawn at random, so that the ranks' own random streams do not matter."""
+    alone = run(str(SCRIPT), str(spec), str(one_object), str(tmp_path / "alone"))
+    assert alone.returncode == 0, alone.stderr
+    done = two_ranks(str(spec), str(one_object), str(tmp_path / "both"))
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"both-rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert done.stdout.count("epoch 1/1  step 3/3") == 1  # one rank speaks
+    ours, theirs = records(tmp_path / "both"), records(tmp_path / "alone")
+    assert [record["kind"] for record in ours] == ["train"] * 3 + ["eval"]
+    for mine, other in zip(ours[:3], theirs[:3], strict=True):
+        # Float32 sums in another order, then up to two optimizer steps.
+        assert mine["losses"] == pytest.approx(other["losses"], rel=1e-3, abs=1e-5)
+        assert mine["lr"] == other["lr"]
+    assert ours[0]["grad_norm"] == pytest.approx(theirs[0]["grad_norm"], rel=1e-4)
+
+
+def test_heads_on_a_rank_without_objects_do_not_hang(spec: Path, one_object: Path, tmp_path: Path) -> None:
+    heads = "heads={atss: {}, faster_rcnn: {}}"
+    done = two_ranks(str(spec), str(one_object), str(tmp_path / "run"), heads, "train.eval_every=null")
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"run-rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert any(name.startswith("heads.faster_rcnn") for name in first)
+
+
+def test_one_process_is_a_world_of_its_own() -> None:
+    with world("cpu") as alone:
+        assert (alone.rank, alone.size, alone.leads) == (0, 1, True)
+        values = torch.tensor([1.0, 2.0])
+        assert torch.equal(alone.mean(values), values)
+        assert alone.gather("a") == ["a"] and alone.from_leader("b") == "b"
+        model = nn.Linear(1, 1)
+        assert replicated(model, alone) is model
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("cdua", r"'cdua' is no device.*auto, cpu, cuda"), ("cuda:99", r"GPU 99, but PyTorch sees \d+")],
+)
+def test_a_device_that_is_not_there(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose_device(name)
+
+
+def test_a_batch_that_cannot_be_divided(one_object: Path, spec: Path) -> None:
+    from codetr.data.coco import open_split
+    from codetr.engine.session import training_loader
+    from codetr.spec import load_spec
+
+    settings = load_spec(spec, [f"data={one_object}", "train.batch_size=6", "train.accumulate=2"])
+    ranks = World(0, 2, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"6 images cannot be divided among 2 ranks times train.accumulate=2.*of 4"):
+        training_loader(settings, open_split(settings.data, "train"), ranks)

@@ -1,0 +1,8 @@
+"""Makes `small.py` importable from the tests of the models, wherever they lie."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

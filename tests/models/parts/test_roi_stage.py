@@ -1,0 +1,114 @@
+"""The second stage."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from codetr.models.parts.roi_stage import Regions, RoiConfig, RoiStage
+from codetr.structures import Pyramid, Targets
+
+K = 3
+
+
+def stage(*, strides: tuple[int, ...] = (8, 16, 32), **settings: object) -> RoiStage:
+    config = RoiConfig.model_validate({"hidden": 16, "output_size": 2, **settings})
+    return RoiStage(config, dim=4, num_classes=K, strides=strides)
+
+
+def targets() -> Targets:
+    """Two objects in the first image, none in the second."""
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 20, 40, 40]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
+    labels, valid = torch.tensor([[1, 2], [0, 0]]), torch.tensor([[True, True], [False, False]])
+    return Targets(boxes, labels, valid, (2, 0))
+
+
+PROPOSALS = torch.tensor([[[0.0, 0, 10, 8], [0, 0, 10, 4], [0, 0, 0, 0]], [[5, 5, 9, 9], [0, 0, 0, 0], [0, 0, 0, 0]]])
+VALID = torch.tensor([[True, True, False], [True, False, False]])
+
+
+def rows(regions: Regions, image: int) -> set[tuple[object, ...]]:
+    keep = regions.valid[image]
+    columns = (regions.boxes, regions.gt_index, regions.labels, regions.targets)
+    parts = [column[image][keep].tolist() for column in columns]
+    return {tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in zip(*parts, strict=True)}
+
+
+def test_ground_truths_join_the_proposals() -> None:
+    regions = stage(samples=100, positive_fraction=0.5).sample(PROPOSALS, VALID, targets())
+    assert regions.boxes.shape == (2, 5, 4)
+    first, second = (0.0, 0.0, 10.0, 10.0), (20.0, 20.0, 40.0, 40.0)
+    none = (0.0, 0.0, 0.0, 0.0)
+    assert rows(regions, 0) == {
+        (first, 0, 1, first),
+        (second, 1, 2, second),
+        ((0.0, 0.0, 10.0, 8.0), 0, 1, first),
+        ((0.0, 0.0, 10.0, 4.0), -1, K, none),
+    }
+    assert rows(regions, 1) == {((5.0, 5.0, 9.0, 9.0), -1, K, none)}
+    assert (regions.labels[~regions.valid] == K).all() and not regions.boxes[~regions.valid].any()
+
+
+def test_ground_truths_may_stay_away() -> None:
+    regions = stage(samples=100, positive_fraction=0.5, add_ground_truth=False).sample(PROPOSALS, VALID, targets())
+    assert regions.boxes.shape == (2, 3, 4) and regions.valid.tolist() == [[True, True, False], [True, False, False]]
+    assert regions.labels[0].tolist() == [1, K, K]
+
+
+def test_samples_are_bounded() -> None:
+    regions = stage(samples=4, positive_fraction=0.25).sample(PROPOSALS, VALID, targets())
+    assert regions.valid.sum(1).tolist() == [2, 1]  # one positive of three, one negative
+    assert (regions.labels[0] < K).tolist() == [True, False, False, False]
+
+
+def test_finest_scale_follows_the_finest_stride() -> None:
+    assert stage(strides=(8, 16, 32, 64, 128)).finest_scale == 112
+    assert stage(strides=(4, 8, 16, 32, 64, 128)).finest_scale == 56
+    assert stage(finest_scale=100).finest_scale == 100
+
+
+def test_the_appended_level_is_not_pooled_from() -> None:
+    maps = tuple(torch.full((1, 4, 32 // s, 32 // s), float(s)) for s in (8, 16, 32))
+    pyramid = Pyramid(maps, (8, 16, 32), torch.tensor([[32.0, 32.0]]))
+    boxes = torch.tensor([[[8.0, 8, 24, 24], [-500, -500, 532, 532]]])
+    pooled = stage().pool(pyramid, boxes, output_size=1).flatten()
+    assert pooled[:4].tolist() == [8] * 4
+    assert (pooled[4:] > 0).all() and (pooled[4:] <= 16).all()
+
+
+def test_losses_literal() -> None:
+    """A perfect positive, one whose box has IoU 1/2, a negative and a padded slot."""
+    head = stage(class_weight=2.0, giou_weight=10.0)
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 5], [5, 5, 9, 9], [0, 0, 0, 0]]])
+    goal = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 0, 0], [0, 0, 0, 0]]])
+    labels = torch.tensor([[1, 0, K, K]])
+    regions = Regions(boxes, torch.tensor([[0, 0, -1, -1]]), labels, goal, torch.tensor([[True, True, True, False]]))
+    deltas = torch.full((1, 4, K, 4), 1.0)
+    deltas[0, 0, 1] = deltas[0, 1, 0] = 0  # only the deltas of the own class count
+    losses = head.losses(torch.zeros(1, 4, K + 1), deltas, regions)
+    assert losses["cls"].item() == pytest.approx(2 * math.log(4))
+    assert losses["box"].item() == pytest.approx(10 * 0.5 / 3)
+
+
+def test_detect_clips_and_suppresses_within_a_class() -> None:
+    head = stage(max_detections=4)
+    for parameter in head.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():
+        head.cls.bias.copy_(torch.tensor([2.0, 1.0, 0.0, 0.0]))
+    pyramid = Pyramid(tuple(torch.zeros(1, 4, n, n) for n in (4, 2, 1)), (8, 16, 32), torch.tensor([[30.0, 32.0]]))
+    proposals = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 40, 40], [1, 1, 2, 2]]])
+    (found,) = head.detect(pyramid, proposals, torch.tensor([[True, True, True, False]]))
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.boxes.tolist() == [[0, 0, 10, 10], [20, 20, 32, 30]] * 2
+    expected = torch.tensor([2.0, 1.0, 0.0, 0.0]).softmax(0)
+    torch.testing.assert_close(found.scores, expected[[0, 0, 1, 1]])
+
+
+def test_detect_obeys_the_score_threshold() -> None:
+    head = stage(score_threshold=0.5)
+    pyramid = Pyramid(tuple(torch.zeros(1, 4, n, n) for n in (4, 2, 1)), (8, 16, 32), torch.tensor([[32.0, 32.0]]))
+    (found,) = head.detect(pyramid, torch.tensor([[[0.0, 0, 10, 10]]]), torch.tensor([[True]]))
+    assert len(found.scores) == 0

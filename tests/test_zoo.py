@@ -1,0 +1,78 @@
+"""The shipped specs: they are found, they resolve, they validate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from codetr import zoo
+from codetr.config import dump
+from codetr.document import open_document
+from codetr.errors import UserError
+from codetr.spec import load_spec
+
+
+def test_the_zoo_of_a_checkout_lies_beside_the_package(root: Path) -> None:
+    assert zoo.root() == root / "zoo"
+
+
+def test_a_zoo_inside_the_package_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "codetr"
+    (package / "zoo").mkdir(parents=True)
+    (tmp_path / "zoo").mkdir()
+    monkeypatch.setattr(zoo, "__file__", str(package / "zoo.py"))
+    assert zoo.root() == package / "zoo"
+    (package / "zoo").rmdir()
+    assert zoo.root() == tmp_path / "zoo"
+    (tmp_path / "zoo").rmdir()
+    with pytest.raises(UserError, match="no zoo"):
+        zoo.root()
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zoo of four files."""
+    folder = tmp_path / "zoo"
+    for name in ("quickstart", "bases/one", "paper/table2_one", "bench"):
+        file = folder / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"# What {name} is.\n# AP 1.\n\n# Not this.\nseed: 1\n")
+    monkeypatch.setattr(zoo, "__file__", str(tmp_path / "codetr" / "zoo.py"))
+    return folder
+
+
+def test_recipes_are_the_files_at_the_top_and_those_of_the_paper(small: Path) -> None:
+    assert zoo.names() == ["bases/one", "bench", "paper/table2_one", "quickstart"]
+    assert zoo.recipes() == ["bench", "quickstart", "paper/table2_one"]
+    assert zoo.docstring(small / "bench.yaml") == "What bench is.\nAP 1."
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "zoo/quickstart.yaml", "zoo/quickstart"])
+def test_a_spec_is_found_by_name(small: Path, name: str) -> None:
+    assert zoo.find(name) == small / "quickstart.yaml"
+
+
+def test_a_wrong_name_gets_the_nearest(small: Path) -> None:
+    with pytest.raises(UserError, match=r"called 'zoo/quikstart.yaml'; did you mean 'quickstart'\?"):
+        zoo.find("zoo/quikstart.yaml")
+    with pytest.raises(UserError, match=r"did you mean 'bases/one'\?"):
+        zoo.find("base/one")
+
+
+@pytest.mark.parametrize("name", zoo.recipes())
+def test_every_recipe_resolves_validates_and_says_what_it_is(name: str, tmp_path: Path) -> None:
+    spec = load_spec(name)
+    assert spec.document.docstring.partition("\n")[0] != ""
+    file = tmp_path / "again.yaml"
+    file.write_text(dump(spec))
+    assert load_spec(file) == spec
+
+
+@pytest.mark.parametrize("name", sorted(set(zoo.names()) - set(zoo.recipes())))
+def test_every_fragment_opens_and_sets_known_sections(name: str) -> None:
+    from codetr.spec import Spec
+
+    settings = open_document(name).plain()
+    assert settings != {}
+    assert set(settings) <= set(Spec.model_fields)
