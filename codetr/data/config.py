@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from codetr.config import Section
 
-
 Pixels = Annotated[int, Field(gt=0)]
 
 

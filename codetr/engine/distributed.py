@@ -88,14 +88,14 @@ def choose_device(name: str, *, local_rank: int | None = None) -> torch.device:
 
 
 def replicated(model: nn.Module, world: World) -> nn.Module:
-    """The model with gradients averaged over ranks; the model itself with one rank.
+    """The model with gradients averaged over ranks and the first rank's buffers; the model itself with one rank.
 
     Every trainable parameter takes part in every step, images without objects included, so nothing is searched for.
     """
     if world.size == 1:
         return model
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
 
 def without_sync(model: nn.Module, *, active: bool) -> AbstractContextManager[None]:

@@ -29,7 +29,7 @@ def test_null_leaves_parts_out() -> None:
 def test_settings_out_of_range(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError) as caught:
         DataConfig.model_validate(settings)
-    assert [".".join(map(str, error["loc"])) for error in caught.value.errors()] == [words]
+    assert words in [".".join(map(str, error["loc"])) for error in caught.value.errors()]
 
 
 def test_crop_needs_an_ordered_range() -> None:

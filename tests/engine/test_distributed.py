@@ -25,7 +25,7 @@ extends: [bases/deformable_detr_pp, backbones/resnet50]
 base: {num_queries: 8, encoder_layers: 1, decoder_layers: 1, num_heads: 2, num_points: 2, ffn_dim: 16}
 backbone: {model: resnet10t, pretrained: false, frozen_stages: -1, options: {channels: [8, 8, 8, 8], stem_width: 8}}
 neck: {dim: 32, num_groups: 4, num_levels: 3}
-data: {augment: null, resize: {size: 64, max_size: 64}, workers: 0}
+data: {augment: null, resize: {size: 128, max_size: 128}, workers: 0}
 train: {epochs: 1, batch_size: 2, milestones: [], device: cpu, threads: 1, log_every: 1, eval_every: 0}
 """
 
@@ -36,20 +36,21 @@ def spec(tmp_path: Path) -> Path:
     return tmp_path / "tiny.yaml"
 
 
-@pytest.fixture
-def one_object(tmp_path: Path) -> Path:
-    """Six images, one of which has an object: in every step at least one of two ranks has none."""
-    root = tmp_path / "data"
+def write_data(root: Path, objects: tuple[int, ...]) -> Path:
+    """Noise with so many objects on each image."""
     (root / "images").mkdir(parents=True)
     (root / "annotations").mkdir()
-    images = [{"id": number, "file_name": f"{number}.png", "width": 64, "height": 64} for number in range(1, 7)]
-    for entry in images:
-        noise = np.random.default_rng(entry["id"]).integers(0, 256, (64, 64, 3)).astype(np.uint8)
-        Image.fromarray(noise).save(root / "images" / entry["file_name"])
-    box = {"id": 1, "image_id": 2, "category_id": 5, "bbox": [8, 8, 30, 40], "area": 1200, "iscrowd": 0}
+    images, boxes = [], []
+    for image_id, count in enumerate(objects, start=1):
+        noise = np.random.default_rng(image_id).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(root / "images" / f"{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": 64, "height": 64})
+        for position in range(count):
+            box = {"id": len(boxes) + 1, "image_id": image_id, "category_id": 5 + 4 * (position % 2), "iscrowd": 0}
+            boxes.append({**box, "bbox": [4 + 16 * position, 8, 24, 40], "area": 960})
     content = {
         "images": images,
-        "annotations": [box],
+        "annotations": boxes,
         "categories": [{"id": 5, "name": "cat"}, {"id": 9, "name": "dog"}],
     }
     for split in ("train", "val"):
@@ -70,11 +71,15 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_ranks_train_as_one(spec: Path, one_object: Path, tmp_path: Path) -> None:
-    """Without heads and dropout nothing is drawn at random, so that the ranks' own random streams do not matter."""
-    alone = run(str(SCRIPT), str(spec), str(one_object), str(tmp_path / "alone"))
+def test_two_ranks_train_as_one(spec: Path, tmp_path: Path) -> None:
+    """Without heads and dropout nothing is drawn at random, so that the ranks' own random streams do not matter.
+
+    Every image has an object: below one object a rank the divisor of the losses stays 1, on each rank.
+    """
+    data = str(write_data(tmp_path / "data", (1, 3, 2, 1, 2, 3)))
+    alone = run(str(SCRIPT), str(spec), data, str(tmp_path / "alone"))
     assert alone.returncode == 0, alone.stderr
-    done = two_ranks(str(spec), str(one_object), str(tmp_path / "both"))
+    done = two_ranks(str(spec), data, str(tmp_path / "both"))
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"both-rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, value in first.items():
@@ -89,9 +94,10 @@ def test_two_ranks_train_as_one(spec: Path, one_object: Path, tmp_path: Path) ->
     assert ours[0]["grad_norm"] == pytest.approx(theirs[0]["grad_norm"], rel=1e-4)
 
 
-def test_heads_on_a_rank_without_objects_do_not_hang(spec: Path, one_object: Path, tmp_path: Path) -> None:
+def test_heads_on_a_rank_without_objects_do_not_hang(spec: Path, tmp_path: Path) -> None:
+    data = str(write_data(tmp_path / "data", (0, 2, 0, 0, 0, 0)))
     heads = "heads={atss: {}, faster_rcnn: {}}"
-    done = two_ranks(str(spec), str(one_object), str(tmp_path / "run"), heads, "train.eval_every=null")
+    done = two_ranks(str(spec), data, str(tmp_path / "run"), heads, "train.eval_every=null")
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"run-rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, value in first.items():
@@ -118,12 +124,13 @@ def test_a_device_that_is_not_there(name: str, message: str) -> None:
         choose_device(name)
 
 
-def test_a_batch_that_cannot_be_divided(one_object: Path, spec: Path) -> None:
+def test_a_batch_that_cannot_be_divided(spec: Path, tmp_path: Path) -> None:
     from codetr.data.coco import open_split
     from codetr.engine.session import training_loader
     from codetr.spec import load_spec
 
-    settings = load_spec(spec, [f"data={one_object}", "train.batch_size=6", "train.accumulate=2"])
+    data = write_data(tmp_path / "data", (1, 1))
+    settings = load_spec(spec, [f"data={data}", "train.batch_size=6", "train.accumulate=2"])
     ranks = World(0, 2, torch.device("cpu"))
     with pytest.raises(UserError, match=r"6 images cannot be divided among 2 ranks times train.accumulate=2.*of 4"):
         training_loader(settings, open_split(settings.data, "train"), ranks)
