@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
@@ -84,6 +84,16 @@ class Detector:
     category_ids: tuple[int, ...]
     spec: Spec
     device: torch.device
+
+    @overload  # a text is a path, although it is a sequence of texts too
+    def predict(  # type: ignore[overload-overlap]
+        self, pictures: Picture, *, score: float = ..., batch_size: int = ...
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self, pictures: Sequence[Picture], *, score: float = ..., batch_size: int = ...
+    ) -> list[Prediction]: ...
 
     def predict(
         self, pictures: Picture | Sequence[Picture], *, score: float = 0.3, batch_size: int = 1

@@ -16,8 +16,9 @@ from codetr.engine.config import TrainConfig
 from codetr.engine.distributed import World
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from codetr.engine.trainer import Outcome
-    from codetr.models.collaborative import Collaborative
 
 SHOWN_CLASSES = 8
 
@@ -27,10 +28,10 @@ def listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:SHOWN_CLASSES]) + (", ..." if len(names) > SHOWN_CLASSES else "")
 
 
-def parameters_line(model: Collaborative) -> str:
+def parameters_line(model: nn.Module) -> str:
     """How many parameters are trained, and how many the detector has once the heads are left out."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    shipped = sum(parameter.numel() for parameter in model.base.parameters())
+    shipped = sum(parameter.numel() for parameter in model.get_submodule("base").parameters())
     return f"{trained / 1e6:.2f} M trained, {shipped / 1e6:.2f} M shipped"
 
 

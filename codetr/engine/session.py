@@ -70,34 +70,48 @@ def run_training(
     console = console or Console()
     with world(spec.train.device) as ranks:
         data = open_data(spec, ranks, console)
-        loader = training_loader(spec, data, ranks)
-        meta = _describe(spec, data, loader)
-        if resume is not None:
-            check_classes(read_meta(resume.last), data.classes, checkpoint=resume.last, dataset=str(data.annotations))
-        seed_all(spec.train.seed)
-        model = build(spec, len(data.classes), pretrained=resume is None).to(ranks.device)
         progress = TrainingProgress(console, epochs=spec.train.epochs, quiet=not ranks.leads)
-        evaluate = _evaluation(spec, model, data, ranks, progress) if spec.train.eval_every is not None else None
-        folder = resume or RunFolder(ranks.from_leader(new_run(name, out=out).path if ranks.leads else None))
-        trainer = Trainer(
-            model,
-            loader,
-            config=spec.train,
-            world=ranks,
-            folder=folder,
-            meta=meta,
-            progress=progress,
-            evaluate=evaluate,
-        )
-        if resume is not None:
-            trainer.resume()
+        trainer = _trainer(spec, data, ranks, progress, resume=resume, name=name, out=out)
+        folder = trainer.folder
         if ranks.leads:
             folder.describe(spec=dump(spec), command=sys.argv)
-            print_rows(console, "plan", _plan(spec, trainer, model, data, ranks))
+            print_rows(console, "plan", _plan(spec, trainer, data))
         outcome = trainer.run(max_steps=max_steps)
         if ranks.leads:
             print_outcome(console, outcome, folder.path)
         return RunResult(folder.path, outcome)
+
+
+def _trainer(
+    spec: Spec,
+    data: CocoDataset,
+    ranks: World,
+    progress: TrainingProgress,
+    *,
+    resume: RunFolder | None,
+    name: str,
+    out: Path | None,
+) -> Trainer:
+    """Everything that the first step needs; what the user got wrong comes out here."""
+    if resume is not None:
+        check_classes(read_meta(resume.last), data.classes, checkpoint=resume.last, dataset=str(data.annotations))
+    loader = training_loader(spec, data, ranks)
+    seed_all(spec.train.seed)
+    model = build(spec, len(data.classes), pretrained=resume is None).to(ranks.device)
+    evaluate = _evaluation(spec, model, data, ranks, progress) if spec.train.eval_every is not None else None
+    trainer = Trainer(
+        model,
+        loader,
+        config=spec.train,
+        world=ranks,
+        folder=resume or RunFolder(ranks.from_leader(new_run(name, out=out).path if ranks.leads else None)),
+        meta=_describe(spec, data, loader),
+        progress=progress,
+        evaluate=evaluate,
+    )
+    if resume is not None:
+        trainer.resume()
+    return trainer
 
 
 def open_data(spec: Spec, ranks: World, console: Console) -> CocoDataset:
@@ -178,7 +192,7 @@ def _evaluation(
     return evaluate
 
 
-def _plan(spec: Spec, trainer: Trainer, model: Collaborative, data: CocoDataset, ranks: World) -> dict[str, str]:
+def _plan(spec: Spec, trainer: Trainer, data: CocoDataset) -> dict[str, str]:
     steps, total = trainer.schedule.steps_per_epoch, trainer.schedule.total_steps
     rows = {
         "run": str(trainer.folder.path),
@@ -186,11 +200,11 @@ def _plan(spec: Spec, trainer: Trainer, model: Collaborative, data: CocoDataset,
         "classes": f"{len(data.classes)}: {listed(data.classes)}",
         "model": f"{spec.base.name} on {spec.backbone.name}",
         "heads": ", ".join(spec.heads) or "none",
-        "parameters": parameters_line(model),
+        "parameters": parameters_line(trainer.model),
         "steps": f"{spec.train.epochs} epochs x {steps} = {total}",
-        "batch": batch_line(spec.train, ranks),
+        "batch": batch_line(spec.train, trainer.world),
         "lr": schedule_line(spec.train),
-        "device": device_line(spec.train, ranks),
+        "device": device_line(spec.train, trainer.world),
     }
     if trainer.step:
         rows["resumed"] = f"after step {trainer.step}"

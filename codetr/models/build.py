@@ -8,6 +8,7 @@ from codetr.config import Section
 from codetr.errors import UserError
 from codetr.losses.set_loss import CriterionConfig, SetCriterion
 from codetr.models.collaborative import Collaborative, CollaborativeConfig
+from codetr.models.parts.conv_tower import GROUPS
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.pyramid import PyramidAdapter
 from codetr.registry import BackboneSpec, BaseSpec, HeadSpec, NeckSpec, find
@@ -37,6 +38,8 @@ def build(spec: ModelSpec, num_classes: int, *, pretrained: bool = True) -> Coll
     config = spec.collaborative
     heads = {}
     if spec.heads:
+        if base.dim % GROUPS:
+            raise UserError(f"neck.dim is {base.dim}; the group norms of the heads need a multiple of {GROUPS}")
         strides = PyramidAdapter.strides_for(base.strides)
         for name, head in spec.heads.items():
             sampler = PositiveSampler(limit=config.max_positives, fill=config.fill)

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from codetr.config import Section
+from codetr.errors import UserError
 from codetr.models.necks.contract import Neck
 
 
@@ -25,9 +26,14 @@ class ChannelMapper(Neck):
 
     def __init__(self, config: Config, *, channels: tuple[int, ...], strides: tuple[int, ...]) -> None:
         super().__init__()
+        if config.dim % config.num_groups:
+            raise UserError(f"neck.dim is {config.dim}; it must be a multiple of neck.num_groups ({config.num_groups})")
         extra = config.num_levels - len(channels)
         if extra < 0:
-            raise ValueError(f"neck.num_levels is {config.num_levels}, but the backbone gives {len(channels)} maps")
+            raise UserError(
+                f"neck.num_levels is {config.num_levels}, but the backbone gives {len(channels)} maps; raise it to "
+                f"{len(channels)} or more, or take fewer backbone.stages"
+            )
         self.dim = config.dim
         self.strides = (*strides, *(strides[-1] * 2 ** (i + 1) for i in range(extra)))
         self.projections = nn.ModuleList(_block(config, width, kernel=1, stride=1) for width in channels)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
+GROUPS = 32
+"""Groups of every group norm between the encoder and the heads' predictions."""
+
+
 class ConvLayer(nn.Module):
     """3x3 convolution without bias, group norm, ReLU."""
 
-    def __init__(self, dim_in: int, dim_out: int, *, groups: int = 32) -> None:
+    def __init__(self, dim_in: int, dim_out: int, *, groups: int = GROUPS) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim_in, dim_out, 3, padding=1, bias=False)
         self.norm = nn.GroupNorm(groups, dim_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codetr.models.parts.conv_tower import GROUPS
 from codetr.structures import Memory, Pyramid
 
 _SINGLE_SCALE_STRIDES = (8, 16, 32, 64, 128)
@@ -22,7 +23,7 @@ class PyramidAdapter(nn.Module):
     levels, repeated 3x3 stride-2 convolutions for the coarser ones, each with group norm. Nothing is detached.
     """
 
-    def __init__(self, dim: int, strides: tuple[int, ...], *, num_groups: int = 32) -> None:
+    def __init__(self, dim: int, strides: tuple[int, ...], *, num_groups: int = GROUPS) -> None:
         super().__init__()
         self.single_scale = len(strides) == 1
         self.input_stride = strides[-1]
