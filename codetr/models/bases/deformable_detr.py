@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from codetr.config import Section
 from codetr.models.backbones.contract import Backbone
 from codetr.models.bases.contract import Base
+from codetr.models.layers.deformable import LayerSize
 from codetr.models.necks.contract import Neck
 from codetr.models.parts.deformable_decoder import DeformableDecoder
 from codetr.models.parts.deformable_encoder import DeformableEncoder
 from codetr.models.parts.prediction_heads import PredictionHeads
-from codetr.models.parts.two_stage import TokenProposals, best_tokens, take
+from codetr.models.parts.two_stage import TokenProposals, best_tokens
+from codetr.ops.gather import take
 from codetr.ops.position import sine_embedding
 from codetr.structures import (
     DecoderOutput,
@@ -66,8 +68,14 @@ class DeformableDETR(Base):
         self.dim, self.strides, self.num_classes = neck.dim, neck.strides, num_classes
         self.num_layers = config.decoder_layers
         self.backbone, self.neck = backbone, neck
-        self.encoder = _encoder(config, neck)
-        self.decoder = _decoder(config, neck)
+        size = _layer_size(config, neck)
+        self.encoder = DeformableEncoder(size, num_layers=config.encoder_layers, temperature=10000.0, offset=0.5)
+        self.decoder = DeformableDecoder(
+            size,
+            num_layers=config.decoder_layers,
+            box_refine=config.box_refine,
+            look_forward_twice=config.look_forward_twice,
+        )
         self.heads = PredictionHeads(
             self.dim,
             num_classes,
@@ -109,7 +117,7 @@ class DeformableDETR(Base):
     def _from_tokens(self, memory: Memory) -> Proposal:
         logits, boxes, valid = self.proposals(memory)
         index = best_tokens(logits[..., 0].detach(), self.config.num_queries)
-        (reference,) = take([boxes.detach()], index)
+        reference = take(boxes.detach(), index)
         embedding = self.proposal_norm(self.proposal_embed(sine_embedding(reference, self.dim // 2)))
         content, pos = _halves(embedding)
         if self.config.mixed_selection:
@@ -125,29 +133,12 @@ def _halves(embedding: Tensor) -> tuple[Tensor, Tensor]:
     return content, pos
 
 
-def _encoder(config: DeformableDETR.Config, neck: Neck) -> DeformableEncoder:
-    return DeformableEncoder(
-        neck.dim,
-        num_layers=config.encoder_layers,
-        num_levels=len(neck.strides),
+def _layer_size(config: DeformableDETR.Config, neck: Neck) -> LayerSize:
+    return LayerSize(
+        dim=neck.dim,
         num_heads=config.num_heads,
+        num_levels=len(neck.strides),
         num_points=config.num_points,
         ffn_dim=config.ffn_dim,
         dropout=config.dropout,
-        temperature=10000.0,
-        offset=0.5,
-    )
-
-
-def _decoder(config: DeformableDETR.Config, neck: Neck) -> DeformableDecoder:
-    return DeformableDecoder(
-        neck.dim,
-        num_layers=config.decoder_layers,
-        num_levels=len(neck.strides),
-        num_heads=config.num_heads,
-        num_points=config.num_points,
-        ffn_dim=config.ffn_dim,
-        dropout=config.dropout,
-        box_refine=config.box_refine,
-        look_forward_twice=config.look_forward_twice,
     )

@@ -27,10 +27,11 @@ from codetr.losses.focal import binary_cross_entropy, sigmoid_focal_loss
 from codetr.models.heads.contract import Head
 from codetr.models.parts.conv_tower import ConvTower, init_normal
 from codetr.models.parts.detections import best_per_class, top_of_levels
-from codetr.models.parts.positive_sampler import PositiveSampler, gather_positives, take
+from codetr.models.parts.positive_sampler import PositiveSampler, gather_positives
 from codetr.models.parts.priors import AnchorGrid, flat_cells
 from codetr.ops.boxes import DeltaCoder, clip, widened
 from codetr.ops.distributed import mean_over_ranks
+from codetr.ops.gather import take
 from codetr.structures import Detections, HeadOutput, Pyramid, Targets
 
 

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from codetr_kernels import deform_attention
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LayerSize:
+    """Widths of an encoder or decoder layer of the deformable family.
+
+    dim: channels of a token. num_heads, num_levels, num_points: of deformable attention, points per head and level.
+    ffn_dim: hidden width of the feed-forward block. dropout: rate, everywhere in the layer.
+    """
+
+    dim: int
+    num_heads: int
+    num_levels: int
+    num_points: int
+    ffn_dim: int
+    dropout: float
 
 
 def sampling_locations(offsets: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
@@ -29,15 +46,16 @@ class DeformableAttention(nn.Module):
     Locations and the softmax stay in float32 under autocast.
     """
 
-    def __init__(self, dim: int, *, num_heads: int, num_levels: int, num_points: int, dropout: float) -> None:
+    def __init__(self, size: LayerSize) -> None:
         super().__init__()
-        self.layout = (num_heads, num_levels, num_points)
-        samples = num_heads * num_levels * num_points
+        dim = size.dim
+        self.layout = (size.num_heads, size.num_levels, size.num_points)
+        samples = math.prod(self.layout)
         self.sampling_offsets = nn.Linear(dim, 2 * samples)
         self.attention_weights = nn.Linear(dim, samples)
         self.value_proj = nn.Linear(dim, dim)
         self.output_proj = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(size.dropout)
         self.norm = nn.LayerNorm(dim)
         self.reset_parameters()
 

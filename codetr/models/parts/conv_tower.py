@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-
 GROUPS = 32
 """Groups of every group norm between the encoder and the heads' predictions."""
 

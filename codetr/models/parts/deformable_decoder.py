@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from codetr.models.layers.attention import GroupedSelfAttention, Visibility
-from codetr.models.layers.deformable import DeformableAttention
+from codetr.models.layers.deformable import DeformableAttention, LayerSize
 from codetr.models.layers.mlp import FeedForward
 from codetr.models.parts.prediction_heads import PredictionHeads, apply_deltas
 from codetr.ops.reference import on_levels, valid_ratios
@@ -18,15 +18,11 @@ from codetr.structures import DecoderOutput, Memory, QueryGroup
 class DeformableDecoderLayer(nn.Module):
     """Self-attention within groups, deformable cross-attention, feed-forward, each post-norm."""
 
-    def __init__(
-        self, dim: int, *, num_heads: int, num_levels: int, num_points: int, ffn_dim: int, dropout: float
-    ) -> None:
+    def __init__(self, size: LayerSize) -> None:
         super().__init__()
-        self.self_attention = GroupedSelfAttention(dim, num_heads, dropout=dropout)
-        self.cross_attention = DeformableAttention(
-            dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points, dropout=dropout
-        )
-        self.ffn = FeedForward(dim, ffn_dim, dropout=dropout)
+        self.self_attention = GroupedSelfAttention(size.dim, size.num_heads, dropout=size.dropout)
+        self.cross_attention = DeformableAttention(size)
+        self.ffn = FeedForward(size.dim, size.ffn_dim, dropout=size.dropout)
 
     def forward(
         self, content: Tensor, pos: Tensor, references: Sequence[Tensor], visibility: Visibility, memory: Memory
@@ -47,32 +43,11 @@ class DeformableDecoder(nn.Module):
     """
 
     def __init__(
-        self,
-        dim: int,
-        *,
-        num_layers: int,
-        num_levels: int,
-        num_heads: int,
-        num_points: int,
-        ffn_dim: int,
-        dropout: float,
-        box_refine: bool,
-        look_forward_twice: bool,
-        eps: float = 1e-5,
+        self, size: LayerSize, *, num_layers: int, box_refine: bool, look_forward_twice: bool, eps: float = 1e-5
     ) -> None:
         super().__init__()
         self.box_refine, self.look_forward_twice, self.eps = box_refine, look_forward_twice, eps
-        self.layers = nn.ModuleList(
-            DeformableDecoderLayer(
-                dim,
-                num_heads=num_heads,
-                num_levels=num_levels,
-                num_points=num_points,
-                ffn_dim=ffn_dim,
-                dropout=dropout,
-            )
-            for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(DeformableDecoderLayer(size) for _ in range(num_layers))
 
     def forward(self, memory: Memory, groups: Sequence[QueryGroup], heads: PredictionHeads) -> DecoderOutput:
         """Groups may differ in reference width. Every group carries a `pos`."""

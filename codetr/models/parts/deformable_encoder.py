@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from codetr.models.layers.deformable import DeformableAttention
+from codetr.models.layers.deformable import DeformableAttention, LayerSize
 from codetr.models.layers.mlp import FeedForward
 from codetr.ops.position import image_position
 from codetr.ops.reference import encoder_references, level_padding, valid_ratios
@@ -17,14 +17,10 @@ from codetr.structures import ImageBatch, Memory
 class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention, then the feed-forward block, post-norm."""
 
-    def __init__(
-        self, dim: int, *, num_heads: int, num_levels: int, num_points: int, ffn_dim: int, dropout: float
-    ) -> None:
+    def __init__(self, size: LayerSize) -> None:
         super().__init__()
-        self.self_attention = DeformableAttention(
-            dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points, dropout=dropout
-        )
-        self.ffn = FeedForward(dim, ffn_dim, dropout=dropout)
+        self.self_attention = DeformableAttention(size)
+        self.ffn = FeedForward(size.dim, size.ffn_dim, dropout=size.dropout)
 
     def forward(
         self,
@@ -45,33 +41,11 @@ class DeformableEncoder(nn.Module):
     temperature, offset: of the sine position embedding (10000 and 0.5 in Deformable DETR).
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        num_layers: int,
-        num_levels: int,
-        num_heads: int,
-        num_points: int,
-        ffn_dim: int,
-        dropout: float,
-        temperature: float,
-        offset: float,
-    ) -> None:
+    def __init__(self, size: LayerSize, *, num_layers: int, temperature: float, offset: float) -> None:
         super().__init__()
         self.temperature, self.offset = temperature, offset
-        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
-        self.layers = nn.ModuleList(
-            DeformableEncoderLayer(
-                dim,
-                num_heads=num_heads,
-                num_levels=num_levels,
-                num_points=num_points,
-                ffn_dim=ffn_dim,
-                dropout=dropout,
-            )
-            for _ in range(num_layers)
-        )
+        self.level_embed = nn.Parameter(torch.empty(size.num_levels, size.dim))
+        self.layers = nn.ModuleList(DeformableEncoderLayer(size) for _ in range(num_layers))
         nn.init.normal_(self.level_embed)
 
     def forward(self, maps: Sequence[Tensor], images: ImageBatch, strides: tuple[int, ...]) -> Memory:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from codetr.models.parts.positive_sampler import take
+from codetr.ops.gather import take
 from codetr.ops.nms import nms
 from codetr.structures import Detections
 

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from codetr.ops.gather import take
 from codetr.structures import Positives
 
 
@@ -45,11 +46,6 @@ class PositiveSampler:
         score, index = (noise + positive).masked_fill(~candidate, -1.0).topk(slots, dim=1)
         wanted = positive.sum(1).amax().clamp(max=self.limit).clamp(min=self.minimum)
         return index, (score >= 0) & (torch.arange(slots, device=labels.device) < wanted)
-
-
-def take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows (B, M, C) of values (B, P, C) at index (B, M)."""
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[2]))
 
 
 def gather_positives(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from codetr.ops.boxes import cxcywh_to_xyxy
+from codetr.ops.gather import take
 from codetr.structures import DecoderOutput, Detections
 
 
@@ -18,7 +19,7 @@ def top_detections(output: DecoderOutput, sizes: Tensor, *, max_detections: int)
     best, index = scores.topk(min(max_detections, scores.shape[1]), dim=1)
     query = index.div(num_classes, rounding_mode="floor")
     extent = sizes.flip(-1).repeat(1, 2)[:, None].to(output.boxes.dtype)
-    boxes = cxcywh_to_xyxy(output.boxes[-1].gather(1, query[..., None].expand(-1, -1, 4))) * extent
+    boxes = cxcywh_to_xyxy(take(output.boxes[-1], query)) * extent
     boxes = boxes.clamp(min=0).minimum(extent)
     labels = index % num_classes
     return [Detections(b, s, c) for b, s, c in zip(boxes, best, labels, strict=True)]

@@ -23,8 +23,8 @@ from codetr.config import Section
 from codetr.losses.box import giou_loss
 from codetr.models.parts.conv_tower import init_normal, init_xavier
 from codetr.models.parts.detections import best_per_class
-from codetr.models.parts.positive_sampler import take
 from codetr.ops.boxes import DeltaCoder, clip, widened
+from codetr.ops.gather import take
 from codetr.ops.roi import multilevel_roi_align
 from codetr.structures import Detections, Pyramid, Targets
 

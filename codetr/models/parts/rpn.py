@@ -22,9 +22,9 @@ from codetr.losses.box import l1_loss
 from codetr.losses.focal import binary_cross_entropy
 from codetr.models.parts.conv_tower import init_normal
 from codetr.models.parts.detections import top_of_levels
-from codetr.models.parts.positive_sampler import take
 from codetr.models.parts.priors import AnchorGrid, flat_cells
 from codetr.ops.boxes import DeltaCoder, clip, widened
+from codetr.ops.gather import take
 from codetr.ops.nms import nms
 from codetr.structures import Pyramid, Targets
 

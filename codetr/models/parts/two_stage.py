@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -62,8 +60,3 @@ class TokenProposals(nn.Module):
 def best_tokens(scores: Tensor, count: int) -> Tensor:
     """Indices (B, N) of the highest scores (B, S); N = min(count, S), so that a tiny image offers fewer queries."""
     return scores.topk(min(count, scores.shape[1]), dim=1).indices
-
-
-def take(values: Sequence[Tensor], index: Tensor) -> list[Tensor]:
-    """Rows `index` (B, N) of each (B, S, ...) tensor."""
-    return [value.gather(1, index[..., None].expand(-1, -1, value.shape[-1])) for value in values]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from codetr.models.parts.positive_sampler import PositiveSampler, gather_positives, take
+from codetr.models.parts.positive_sampler import PositiveSampler, gather_positives
+from codetr.ops.gather import take
 
 K = 5
 
