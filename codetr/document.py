@@ -198,7 +198,9 @@ def _override(text: str) -> Node:
     if not equals or not _KEY.fullmatch(key):
         raise ConfigError([f"{COMMAND_LINE}: {text!r}: an override is written key=value, such as train.epochs=36"])
     if key == "data" and not value.lstrip().startswith("{"):
-        key, node = "data.dir", Node(value.strip(), COMMAND_LINE)
+        # A data set of the user's takes the place of one that the spec would render.
+        entries = {"dir": Node(value.strip(), COMMAND_LINE), "synthetic": Node(None, COMMAND_LINE)}
+        node = Node(entries, COMMAND_LINE)
     else:
         node = yaml_nodes.parse(value, f"{COMMAND_LINE}: {key}", fixed=COMMAND_LINE)
     for part in reversed(key.split(".")):

@@ -60,3 +60,9 @@ def test_a_spec_made_in_python_has_no_document() -> None:
     assert spec == load_spec(SETTINGS)
     with pytest.raises(ValueError, match="has no document"):
         _ = spec.document
+
+
+def test_a_data_set_takes_the_place_of_a_rendered_one() -> None:
+    assert load_spec("quickstart").data.synthetic is not None
+    data = load_spec("quickstart", ["data=somewhere"]).data
+    assert (data.dir, data.synthetic) == (Path("somewhere"), None)
