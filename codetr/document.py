@@ -2,7 +2,8 @@
 
 How values combine, lowest first: the fragments of `extends` from left to right, then the file, then each `key=value`.
 - Mappings merge key by key; lists and scalars replace.
-- An explicit `{}` replaces what is below it with nothing: `heads={}` is the bare base.
+- An explicit `{}` replaces what is below it with nothing; so does any mapping given on the command line: `heads={}` is
+  the bare base, `heads={atss: {}}` has ATSS alone.
 - A component keeps its settings only as long as it keeps its name: where a later `base`, `backbone`, `neck` or head has
   another `name`, all of the earlier one's settings are dropped, because they were written for another component.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,8 @@ def _override(text: str) -> Node:
         node = Node(entries, COMMAND_LINE)
     else:
         node = yaml_nodes.parse(value, f"{COMMAND_LINE}: {key}", fixed=COMMAND_LINE)
+        if isinstance(node.value, dict):
+            node = replace(node, alone=True)
     for part in reversed(key.split(".")):
         node = Node({part: node}, COMMAND_LINE)
     return node

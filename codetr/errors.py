@@ -1,4 +1,4 @@
-"""The errors that are the user's to mend, and how they point at what was probably meant."""
+"""The errors that are the user's to mend, the notices, and how they point at what was probably meant."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class UserError(Exception):
     The message says what is wrong and where (file and line, annotation id, dotted key), the nearest valid value if
     there is one, and what to do.
     """
+
+
+class Notice(UserWarning):
+    """Something the user should know although the work goes on. The command line prints the message alone."""
 
 
 class ConfigError(UserError):

@@ -79,12 +79,20 @@ def parse(text: str, name: str, *, fixed: Source | None = None) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = name if mark is None else f"{name}:{mark.line + 1}:{mark.column + 1}"
-        raise ConfigError([f"{place}: not valid YAML: {error.problem or error.context}"]) from error
+        raise ConfigError([f"{place}: not valid YAML: {error.problem or error.context}{_began(error)}"]) from error
     except yaml.YAMLError as error:
         raise ConfigError([f"{name}: not valid YAML: {' '.join(str(error).split())}"]) from error
     if root is None:
         return Node(None, fixed or Source(name, 1))
     return _Builder(name, fixed).node(root)
+
+
+def _began(error: yaml.MarkedYAMLError) -> str:
+    """Where the unfinished thing begins that an error ends, if that is another line."""
+    start, end = error.context_mark, error.problem_mark
+    if start is None or end is None or start.line == end.line:
+        return ""
+    return f" ({error.context}, which begins in line {start.line + 1})"
 
 
 def read(value: object, source: Source) -> Node:

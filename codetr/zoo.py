@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codetr.errors import UserError, suggestion
+from codetr.errors import UserError, nearest, suggestion
 
 SUFFIX = ".yaml"
 
@@ -36,12 +36,15 @@ def recipes() -> list[str]:
 def find(name: str) -> Path:
     """The file of a name; `zoo/NAME.yaml` is understood too, so that a command reads the same in any folder.
 
-    Raises: UserError with the nearest name.
+    Raises: UserError with the nearest name, that of a file beside the one that was meant included.
     """
     plain = name.removeprefix("zoo/").removesuffix(SUFFIX)
     known = names()
     if plain not in known:
-        raise UserError(f"no file and no zoo spec is called {name!r}; {suggestion(plain, known, kind='names')}")
+        files = [str(file) for file in Path(name).parent.glob(f"*{SUFFIX}")] if name.endswith(SUFFIX) else []
+        close = nearest(name, files)
+        hint = suggestion(plain, known, kind="names") if close is None else f"did you mean {close!r}?"
+        raise UserError(f"no file and no zoo spec is called {name!r}; {hint}")
     return root() / f"{plain}{SUFFIX}"
 
 

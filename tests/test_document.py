@@ -54,7 +54,8 @@ def test_every_value_tells_which_file_and_line_set_it(files: Path) -> None:
         (["heads={}", "heads.faster_rcnn={}"], {"heads": {"faster_rcnn": {}}}),
         (["heads.faster_rcnn={}"], {"heads": {"atss": {"topk": 9}, "faster_rcnn": {}}}),
         (["heads.atss={}"], {"heads": {"atss": {}}}),
-        (["heads={fcos: {}}"], {"heads": {"atss": {"topk": 9}, "fcos": {}}}),
+        (["heads={fcos: {}}"], {"heads": {"fcos": {}}}),
+        (["heads={fcos: {}}", "heads.atss={}"], {"heads": {"fcos": {}, "atss": {}}}),
         (["data=DIR"], {"data": {"dir": "DIR", "synthetic": None}}),
         (["data=2017"], {"data": {"dir": "2017", "synthetic": None}}),
         (["data=a: b"], {"data": {"dir": "a: b", "synthetic": None}}),
@@ -100,7 +101,7 @@ BASE = {"base": {"name": "one", "depth": 3}, "heads": {"atss": {"topk": 9}, "oth
         (["heads.other.scale=4"], {"heads": {"atss": {"topk": 9}, "other": {"scale": 4}}}),
         (
             ["heads.other={name: atss, scale: 4}"],
-            {"heads": {"atss": {"topk": 9}, "other": {"name": "atss", "topk": 5, "scale": 4}}},
+            {"heads": {"atss": {"topk": 9}, "other": {"name": "atss", "scale": 4}}},
         ),
     ],
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 import click
 
-from codetr.errors import UserError, suggestion
+from codetr.errors import Notice, UserError, suggestion
 
 COMMANDS = {
     "train": ("codetr.cli.train", "Train a spec; --resume continues a run."),
@@ -100,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 2 an error of the user, 130 interrupted. Any other exception is a defect of codetr, and passes.
     """
     try:
-        code = cli.main(args=arguments, prog_name="codetr", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = cli.main(args=arguments, prog_name="codetr", standalone_mode=False)
     except click.Abort:
         click.echo("interrupted", err=True)
         return INTERRUPTED
@@ -111,6 +115,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error(error)
         return error.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """In place of `warnings.showwarning`: a notice without the line of code that gave it."""
+    if issubclass(category, Notice):
+        text = f"{click.style('warning:', fg='yellow', bold=True)} {message}"
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line).rstrip("\n")
+    click.echo(text, err=True)
 
 
 def _print_error(error: click.ClickException) -> None:

@@ -24,6 +24,7 @@ def command(base: str, heads: tuple[str, ...], backbone: str, schedule: str, out
     \b
         codetr wrap --base deformable_detr --aux atss --aux faster_rcnn -o my_spec.yaml
     """
+    from codetr import yaml_nodes
     from codetr.spec import load_spec
     from codetr.wrap import wrap_report, wrap_spec
 
@@ -33,8 +34,8 @@ def command(base: str, heads: tuple[str, ...], backbone: str, schedule: str, out
         raise UserError(f"{path} exists already; name another file with -o, or replace it with --force")
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} is not a folder; make it first, or name another file with -o")
-    path.write_text(text, encoding="utf-8")
-    report = wrap_report(load_spec(path), num_classes=_CLASSES)
+    report = wrap_report(load_spec(yaml_nodes.parse(text, str(path)).plain()), num_classes=_CLASSES)
+    path.write_text(text, encoding="utf-8")  # last, so that what cannot be built replaces nothing
     _print(path, report.trained, report.shipped, report.unchanged)
 
 

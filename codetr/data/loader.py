@@ -15,13 +15,13 @@ from codetr.data.coco import CocoDataset
 from codetr.data.config import DataConfig
 from codetr.data.fetch import Fetcher, Item, Loaded, assemble
 from codetr.data.layout import SplitName
-from codetr.errors import UserError
+from codetr.errors import Notice, UserError
 from codetr.structures import Batch
 
 MOST_WORKERS = 4
 
 
-class SkippedImage(UserWarning):
+class SkippedImage(Notice):
     """An image was left out because it cannot be used. Shown once for each file."""
 
 

@@ -55,7 +55,7 @@ def convert_state(source: Mapping[str, Tensor], rules: Sequence[Rule]) -> Conver
     compiled = [(re.compile(rule.pattern), rule) for rule in rules]
     result = Conversion()
     stacks: dict[str, dict[int, Tensor]] = {}
-    shifts: list[tuple[str, Tensor]] = []
+    shifts: list[tuple[int, str, Tensor]] = []
     for name, tensor in source.items():
         found = next(((match, rule) for regex, rule in compiled if (match := regex.fullmatch(name))), None)
         if found is None:
@@ -70,13 +70,17 @@ def convert_state(source: Mapping[str, Tensor], rules: Sequence[Rule]) -> Conver
         if rule.how == "stack":
             stacks.setdefault(target, {})[rule.part] = tensor
         elif rule.how == "shift":
-            shifts.append((target, tensor))
+            shifts.append((len(result.entries) - 1, target, tensor))
         else:
             result.state[target] = _moved(tensor, rule)
     for target, parts in stacks.items():
         result.state[target] = torch.cat([parts[index] for index in sorted(parts)])
-    for target, value in shifts:
-        _shift(result.state, target, value)
+    for index, target, value in shifts:
+        if target in result.state:
+            _shift(result.state, target, value)
+        else:
+            reason = f"it is added to {target}, which no tensor of the file gives"
+            result.entries[index] = Entry(result.entries[index].source, "unmatched", reason)
     return result
 
 

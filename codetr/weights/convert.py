@@ -39,15 +39,21 @@ def convert_checkpoint(
     Raises: UserError if the file is not such a checkpoint, if a tensor has no place in the spec's model, or if the
     model lacks one of its own.
     """
+    if not output.parent.is_dir():
+        raise UserError(f"{output}: there is no folder {output.parent}; make it first, or name another file")
     state = read_official(source)
     resolved = load_spec(spec, overrides)
     conversion = convert_official(state)
     num_classes = num_classes_of(state)
     classes, ids, named = _classes(num_classes, annotations)
-    conversion = check_against(conversion, _expected(resolved, num_classes))
-    partial = [name for name in resolved.heads if not any(n.startswith(f"heads.{name}.") for n in conversion.state)]
-    if partial:
-        raise UserError(f"{source} has no weights of the heads {', '.join(partial)}; leave them out: heads={{}}")
+    expected = _expected(resolved, num_classes)
+    conversion = check_against(conversion, expected)
+    absent = [name for name in expected if name not in conversion.state]
+    if absent:
+        raise UserError(
+            f"{source} lacks {len(absent)} of the tensors that serve training only, such as {absent[0]}; leave the "
+            "heads out: heads={}"
+        )
     meta = Meta(classes, ids, resolved.model_dump(mode="json"))
     with replaced_file(output) as fresh:
         save_weights(fresh, conversion.state, meta)
@@ -63,7 +69,10 @@ def _classes(num_classes: int, annotations: Path | None) -> tuple[tuple[str, ...
     if annotations is not None:
         truth = GroundTruth.load(annotations)
         if len(truth.names) != num_classes:
-            raise UserError(f"{annotations} has {len(truth.names)} categories, the weights have {num_classes} classes")
+            raise UserError(
+                f"{annotations} has {len(truth.names)} categories, the weights {num_classes} classes; name "
+                "the file of the data set that they were trained on"
+            )
         return truth.names, tuple(int(i) for i in truth.category_ids), True
     if num_classes == len(COCO_CLASSES):
         return COCO_CLASSES, COCO_CATEGORY_IDS, True

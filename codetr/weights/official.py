@@ -7,6 +7,7 @@ added to the bias of the norm before it, the scalar has the same effect.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,11 +28,11 @@ def read_official(path: Path) -> dict[str, Tensor]:
     Raises: UserError if the file is missing, is not a checkpoint, or holds more than plain data.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'a folder; name the file in it' if path.is_dir() else 'no such file'}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path}: not a readable PyTorch checkpoint of plain tensors ({error})") from error
+        raise UserError(f"{path}: not a checkpoint that can be read: {_reason(error)}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path}: found no state_dict of tensors in it")
@@ -57,8 +58,22 @@ def convert_official(state: Mapping[str, Tensor]) -> Conversion:
 
 
 def num_classes_of(state: Mapping[str, Tensor]) -> int:
-    """Classes of an official state dict."""
-    return len(state["query_head.cls_branches.0.bias"])
+    """Classes of an official state dict. Raises: UserError if no class branch tells."""
+    for name, tensor in state.items():
+        if name.startswith("query_head.cls_branches.") and name.endswith(".bias"):
+            return len(tensor)
+    raise UserError("no query_head.cls_branches.*.bias in the file: it is incomplete")
+
+
+def _reason(error: Exception) -> str:
+    """Why a file was refused. PyTorch's own words would tell the user to run what is in it."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    if found is None:
+        return "it is damaged, was cut short, or is no PyTorch file"
+    return (
+        f"it holds {found[1]} besides plain tensors, and no code from a file is run. If you trust its source, save its "
+        "state_dict alone in a file of its own"
+    )
 
 
 def _rules(*, last_branch: int) -> list[Rule]:

@@ -77,6 +77,11 @@ def _create(config: ResNet.Config, *, pretrained: bool) -> nn.Module:
         )
     except RuntimeError as error:
         raise UserError(f"backbone.model {config.model!r} cannot be built by timm: {error}") from error
+    except TypeError as error:
+        raise UserError(
+            f"backbone.model {config.model!r} does not take these backbone.options: {error}; see timm for those that "
+            "it takes"
+        ) from error
     except OSError as error:
         raise UserError(
             f"the weights of {config.model!r} cannot be loaded ({error}); connect once, fill the Hugging Face cache, "

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from codetr.config import Section
+from codetr.errors import UserError
 from codetr.models.backbones.contract import Backbone
 from codetr.models.bases.contract import Base
 from codetr.models.layers.deformable import LayerSize
@@ -134,6 +135,11 @@ def _halves(embedding: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _layer_size(config: DeformableDETR.Config, neck: Neck) -> LayerSize:
+    """Raises: UserError for a width that attention heads or position embeddings cannot share out."""
+    if neck.dim % config.num_heads:
+        raise UserError(f"neck.dim is {neck.dim}; it must be a multiple of base.num_heads ({config.num_heads})")
+    if neck.dim % 4:
+        raise UserError(f"neck.dim is {neck.dim}; it must be a multiple of 4 (sine and cosine of two coordinates)")
     return LayerSize(
         dim=neck.dim,
         num_heads=config.num_heads,

@@ -26,7 +26,7 @@ def deform_attention(value: Tensor, shapes: Sequence[tuple[int, int]], locations
     Returns (B, Q, H * D), heads one after the other, in the dtype of `value`. Gradients flow to value, locations and
     weights.
 
-    Raises: ValueError for shapes that do not fit, floating-point types that differ, or tensors on several devices.
+    Raises: ValueError for shapes that do not fit, tensors that are not floating-point, or tensors on several devices.
     """
     _check(value, shapes, locations, weights)
     return deform_attention_reference(value, shapes, locations, weights)

@@ -1,0 +1,92 @@
+"""From a spec to a detector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small import HEADS, NUM_CLASSES, ONE_STAGE, PLUS_PLUS, batch, small_spec
+
+from codetr.errors import UserError
+from codetr.models.build import ModelSpec, build
+
+
+def spec_of_width(dim: int, base: dict[str, Any], heads: dict[str, Any]) -> ModelSpec:
+    """The small spec with another neck."""
+    settings = small_spec(base, heads).model_dump()
+    return ModelSpec.model_validate({**settings, "neck": {**settings["neck"], "dim": dim}})
+
+
+@pytest.mark.parametrize("num_classes", [0, -1])
+def test_a_detector_without_classes_is_an_error(num_classes: int) -> None:
+    with pytest.raises(UserError, match=rf"a detector needs at least one class, got {num_classes}"):
+        build(small_spec(ONE_STAGE, {}), num_classes)
+
+
+def test_a_plain_base_has_nothing_of_the_heads() -> None:
+    model = build(small_spec(ONE_STAGE, {}), NUM_CLASSES)
+    assert model.num_classes == NUM_CLASSES and model.adapter is None
+    assert len(model.heads) == len(model.positive_queries) == 0
+    assert all(name.startswith("base.") for name, _ in model.named_parameters())
+
+
+def test_heads_need_a_width_that_their_norms_divide() -> None:
+    with pytest.raises(UserError, match=r"neck\.dim is 48; the group norms of the heads need a multiple of 32"):
+        build(spec_of_width(48, ONE_STAGE, HEADS["atss"]), NUM_CLASSES)
+    assert build(spec_of_width(48, ONE_STAGE, {}), NUM_CLASSES).base.dim == 48
+
+
+def test_attention_heads_must_divide_the_width() -> None:
+    with pytest.raises(UserError, match=r"neck\.dim is 32; .*base\.num_heads \(5\)"):
+        build(small_spec({**ONE_STAGE, "num_heads": 5}, {}), NUM_CLASSES)
+
+
+def test_sine_embeddings_need_a_multiple_of_four() -> None:
+    settings = small_spec({**ONE_STAGE, "num_heads": 2}, {}).model_dump()
+    spec = ModelSpec.model_validate({**settings, "neck": {**settings["neck"], "dim": 30, "num_groups": 5}})
+    with pytest.raises(UserError, match=r"neck\.dim is 30; .*multiple of 4"):
+        build(spec, NUM_CLASSES)
+
+
+def test_parts_come_from_their_sections() -> None:
+    spec = small_spec(PLUS_PLUS, HEADS["both"], max_positives=7, fill="negatives", lambda_1=0.5)
+    model = build(spec, NUM_CLASSES)
+    assert model.config is spec.collaborative
+    assert list(model.heads) == list(model.positive_queries) == ["faster_rcnn", "atss"]
+    assert model.base.strides == (8, 16, 32)
+    assert model.adapter is not None and model.adapter.strides == (8, 16, 32, 64)
+    losses = model(*batch())
+    assert {name.split(".")[0] for name in losses} == {"match", "encoder", "pos", "atss", "faster_rcnn"}
+
+
+def test_two_heads_of_a_kind() -> None:
+    model = build(small_spec(PLUS_PLUS, {"atss": {}, "atss_2": {"name": "atss", "topk": 3}}), NUM_CLASSES)
+    first, second = model.heads["atss"], model.heads["atss_2"]
+    assert type(first) is type(second)
+    own = {id(parameter) for parameter in first.parameters()}
+    assert own and own.isdisjoint(id(parameter) for parameter in second.parameters())
+    losses = model(*batch())
+    sum(losses.values()).backward()
+    for name in ("atss", "atss_2"):
+        assert {f"{name}.cls", f"pos.{name}.0.cls"} <= losses.keys()
+        for module in (model.heads[name], model.positive_queries[name]):
+            assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.parameters())
+
+
+def test_the_caller_may_leave_out_published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    asked = []
+    create_model = timm.create_model
+
+    def spy(name: str, *, pretrained: bool, **options: Any) -> torch.nn.Module:
+        asked.append(pretrained)
+        return create_model(name, pretrained=False, **options)
+
+    monkeypatch.setattr(timm, "create_model", spy)
+    settings = small_spec(ONE_STAGE, {}).model_dump()
+    spec = ModelSpec.model_validate({**settings, "backbone": {**settings["backbone"], "pretrained": True}})
+    build(spec, NUM_CLASSES)
+    build(spec, NUM_CLASSES, pretrained=False)
+    assert asked == [True, False]
