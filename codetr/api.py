@@ -25,13 +25,14 @@ __all__ = ["Detector", "Prediction", "RunResult", "build", "evaluate", "load_det
 SpecLike = str | Path | Mapping[str, Any]
 
 
-def build(spec: SpecLike, *, classes: int, overrides: Sequence[str] = ()) -> Collaborative:
+def build(spec: SpecLike, *, classes: int, overrides: Sequence[str] = (), pretrained: bool = False) -> Collaborative:
     """An untrained detector from a spec: a path, a zoo name or a mapping.
 
-    classes: how many. overrides: `key=value`, as on the command line. Its `.base` and `.heads` are plain modules.
+    classes: how many. overrides: `key=value`, as on the command line. pretrained: fetch the backbone's published
+    weights if the spec has them. Its `.base` and `.heads` are plain modules.
     Raises: UserError if the spec is wrong, with every error at once.
     """
-    return build_model(load_spec(spec, overrides), classes)
+    return build_model(load_spec(spec, overrides), classes, pretrained=pretrained)
 
 
 def load_detector(source: str | Path | None = None, *, overrides: Sequence[str] = (), device: str = "auto") -> Detector:

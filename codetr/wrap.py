@@ -11,7 +11,7 @@ from torch import nn
 from codetr import zoo
 from codetr.errors import UserError, suggestion
 from codetr.models.build import ModelSpec, build
-from codetr.registry import find, names
+from codetr.registry import find
 from codetr.structures import ImageBatch
 
 _PROBE_SIDE = 256
@@ -59,11 +59,6 @@ def wrap_spec(base: str, heads: Sequence[str], *, backbone: str = "resnet50", sc
         "collaborative: {lambda_1: 1.0, lambda_2: 2.0, positive_queries: true}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def head_names() -> list[str]:
-    """Heads that can be wrapped around a base."""
-    return names("heads")
 
 
 def wrap_report(spec: ModelSpec, *, num_classes: int) -> WrapReport:

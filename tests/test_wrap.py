@@ -75,7 +75,7 @@ def test_a_head_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ),
         ("deformable_detr", ["ats"], {}, "no head is called 'ats'; did you mean 'atss'?"),
         ("deformable_detr", ["atss"], {"backbone": "resnet5"}, "the zoo's backbones; did you mean 'resnet50'?"),
-        ("deformable_detr", ["atss"], {"schedule": "13e"}, "no '13e' in the zoo's schedules; did you mean '12e'?"),
+        ("deformable_detr", ["atss"], {"schedule": "12ep"}, "no '12ep' in the zoo's schedules; did you mean '12e'?"),
     ],
 )
 def test_a_wrong_name_meets_the_nearest(base: str, heads: list[str], options: dict[str, str], message: str) -> None:

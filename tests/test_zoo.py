@@ -10,6 +10,7 @@ from codetr import zoo
 from codetr.config import dump
 from codetr.document import open_document
 from codetr.errors import UserError
+from codetr.registry import find
 from codetr.spec import load_spec
 
 
@@ -53,9 +54,15 @@ def test_a_spec_is_found_by_name(small: Path, name: str) -> None:
     assert zoo.find(name) == small / "quickstart.yaml"
 
 
-def test_a_wrong_name_gets_the_nearest(small: Path) -> None:
+def test_a_wrong_name_gets_the_nearest(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
     with pytest.raises(UserError, match=r"called 'zoo/quikstart.yaml'; did you mean 'quickstart'\?"):
         zoo.find("zoo/quikstart.yaml")
+    (elsewhere / "quickest.yaml").touch()
+    with pytest.raises(UserError, match=r"did you mean 'quickest\.yaml'\?"):
+        zoo.find("quikest.yaml")
     with pytest.raises(UserError, match=r"did you mean 'bases/one'\?"):
         zoo.find("base/one")
 
@@ -76,3 +83,10 @@ def test_every_fragment_opens_and_sets_known_sections(name: str) -> None:
     settings = open_document(name).plain()
     assert settings != {}
     assert set(settings) <= set(Spec.model_fields)
+
+
+@pytest.mark.parametrize("name", ["atss", "faster_rcnn"])
+def test_the_fragment_of_a_head_states_its_defaults(name: str) -> None:
+    settings = open_document(f"heads/{name}").plain()["heads"][name]
+    component = find("heads", name)
+    assert component.Config.model_validate(settings) == component.Config()

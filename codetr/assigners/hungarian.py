@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from codetr.config import Section
@@ -14,13 +15,13 @@ _LARGE_COST = 1e6
 
 
 class MatchingCost(Section):
-    """Weights of the terms of the matching cost; alpha and gamma of its focal class term."""
+    """The matching cost."""
 
-    class_weight: float = 2.0
-    l1_weight: float = 5.0
-    giou_weight: float = 2.0
-    alpha: float = 0.25
-    gamma: float = 2.0
+    class_weight: float = Field(2.0, ge=0, description="weight of the focal class cost")
+    l1_weight: float = Field(5.0, ge=0, description="weight of the L1 distance of the boxes")
+    giou_weight: float = Field(2.0, ge=0, description="weight of their negative GIoU")
+    alpha: float = Field(0.25, ge=0, le=1, description="focal class cost: weight of the positive part")
+    gamma: float = Field(2.0, ge=0, description="focal class cost: exponent")
 
 
 @torch.no_grad()

@@ -41,14 +41,17 @@ def command(
     found, entries = [], []
     pictures = zip(files, picture_names(files), strict=True)
     predictions = detector.stream(files, score=score, batch_size=batch)
-    for number, (prediction, (file, name)) in enumerate(zip(predictions, pictures, strict=True), start=1):
-        prediction.save(folder / name)
-        height, width = prediction.pixels.shape[1:]
-        entries.append({"id": number, "file_name": str(file), "height": height, "width": width})
-        found.append((number, prediction.detections))
-        click.echo(f"{prediction} -> {folder / name}")
-    write_results(folder / RESULTS, collect(found, detector.category_ids))
-    write_json(folder / IMAGES, entries, indent=1)
+    try:
+        for number, (prediction, (file, name)) in enumerate(zip(predictions, pictures, strict=True), start=1):
+            prediction.save(folder / name)
+            height, width = prediction.pixels.shape[1:]
+            entries.append({"id": number, "file_name": str(file), "height": height, "width": width})
+            found.append((number, prediction.detections))
+            click.echo(f"{prediction} -> {folder / name}")
+    finally:  # an image that cannot be read must not lose what the others gave
+        if found:
+            write_results(folder / RESULTS, collect(found, detector.category_ids))
+            write_json(folder / IMAGES, entries, indent=1)
     click.echo(f"{len(files)} pictures, {RESULTS} and {IMAGES} in {folder}")
 
 

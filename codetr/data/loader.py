@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -82,6 +83,11 @@ class EpochPlan:
             yield [(self.epoch, index) for index in batch]
 
 
+def _ignore_termination(worker: int) -> None:
+    """A launcher signals its whole process group; the training process decides when to stop, and needs its workers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class Loader:
     """The batches of one rank's epoch. Made by `build_loader`.
 
@@ -100,6 +106,7 @@ class Loader:
             persistent_workers=workers > 0,
             collate_fn=assemble,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_ignore_termination,
             # A generator of its own: the default would draw from the global one, which belongs to training.
             generator=torch.Generator().manual_seed(fetcher.seed),
         )

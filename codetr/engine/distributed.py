@@ -78,8 +78,10 @@ def choose_device(name: str, *, local_rank: int | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"train.device: {name!r} is no device. Use auto, cpu, cuda or cuda:N.") from error
-    if device.type != "cuda":
+    if device.type == "cpu":
         return device
+    if device.type != "cuda":
+        raise UserError(f"train.device: {name!r} is not supported. Use auto, cpu, cuda or cuda:N.")
     index = local_rank if local_rank is not None else device.index or 0
     if index >= torch.cuda.device_count():
         count = torch.cuda.device_count()

@@ -121,6 +121,6 @@ class Reports:
                 lines.append(f"  terms{where}: " + ", ".join(f"{name} = {value}" for name, value in terms.items()))
                 lines.append("  images: " + ", ".join(files))
         lines.append(
-            "  Look at these images (`codetr data check`), or lower train.lr. The last checkpoint is untouched."
+            "  Look at these images (`codetr data check`), or lower train.lr. What the run has saved is untouched."
         )
         raise NonFinite("\n".join(lines))

@@ -1,4 +1,4 @@
-"""Where a run keeps its spec, environment, command, metrics, checkpoints and pictures."""
+"""Where a run keeps its spec, environment, command, metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -31,10 +31,6 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
-
-    @property
-    def pictures(self) -> Path:
-        return self.path / "pictures"
 
     @property
     def last(self) -> Path:

@@ -190,7 +190,7 @@ def _positions(annotations: Sequence[dict[str, Any]], key: str, known: Ints, fil
     kind = key.removesuffix("_id")
     raise UserError(
         f"{file}: annotation {bad.get('id')} names {kind} {bad.get(key)!r}, which the file does not have (its {kind} "
-        f"ids run from {known[0]} to {known[-1]}). Run `codetr data check --fix` on the data set."
+        f"ids run from {known[0]} to {known[-1]}). Run `codetr data check DIR --fix OUT` on the data set."
     )
 
 
@@ -200,7 +200,7 @@ def _boxes(annotations: Sequence[dict[str, Any]], file: str) -> Floats:
         bad = next(a for a in annotations if not _is_box(a.get("bbox")))
         raise UserError(
             f"{file}: annotation {bad.get('id')} has the box {bad.get('bbox')!r}; a box is [x, y, width, height] in "
-            "pixels. Run `codetr data check --fix` on the data set."
+            "pixels. Run `codetr data check DIR --fix OUT` on the data set."
         )
     return boxes.astype(np.float64)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from torch import nn
 
 from codetr.config import Section
 from codetr.errors import UserError
@@ -23,6 +24,19 @@ class ModelSpec(Section):
     criterion: CriterionConfig = Field(default_factory=CriterionConfig)
     heads: dict[str, HeadSpec] = Field(default_factory=dict)
     collaborative: CollaborativeConfig = Field(default_factory=CollaborativeConfig)
+
+    @field_validator("heads")
+    @classmethod
+    def _names_are_free(cls, heads: dict[str, HeadSpec]) -> dict[str, HeadSpec]:
+        """A head's name is a module's, a branch's of `codetr eval`, and the prefix of its losses."""
+        taken = {"detr", "match", "encoder", "pos", "training", *dir(nn.ModuleDict)}
+        for name in heads:
+            if not name.isidentifier() or name in taken:
+                raise ValueError(
+                    f"{name!r} cannot be the name of a head; use letters, digits and _, and none of detr, match, "
+                    "encoder, pos (a second ATSS: {atss_2: {name: atss}})"
+                )
+        return heads
 
 
 def build(spec: ModelSpec, num_classes: int, *, pretrained: bool = True) -> Collaborative:

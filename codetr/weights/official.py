@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +32,8 @@ def read_official(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path}: {'a folder; name the file in it' if path.is_dir() else 'no such file'}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_numpy_scalars()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: not a checkpoint that can be read: {_reason(error)}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
@@ -38,6 +41,14 @@ def read_official(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: found no state_dict of tensors in it")
     # Runs with a moving average keep its copy beside the weights.
     return {name: tensor for name, tensor in state.items() if not name.startswith("ema_")}
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a pickle needs to hold numbers of numpy, as training logs beside the weights do; it builds nothing else."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64, np.bool_)}
+    spelled = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [*spelled, np.dtype, *kinds]
 
 
 def convert_official(state: Mapping[str, Tensor]) -> Conversion:

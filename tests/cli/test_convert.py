@@ -70,24 +70,26 @@ def test_the_output_is_safetensors(asked: dict[str, Any], capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "spec", "message"),
     [
-        (None, "x.pth: no such file"),
-        (b"hello", "x.pth: not a checkpoint that can be read: it is damaged, was cut short, or is no PyTorch file"),
-        ({"a": torch.ones(1)}, "no query_head.cls_branches in the file: not a Co-Deformable-DETR checkpoint"),
+        (None, "co_deformable_r50", "x.pth: no such file\n"),
+        (b"hello", "co_deformable_r50", "x.pth: not a checkpoint that can be read: it is damaged, was cut short, or"),
+        ({"a": torch.ones(1)}, "co_deformable_r50", "not a Co-Deformable-DETR checkpoint of the official layout\n"),
+        ({"a": torch.ones(1)}, "co_deformable_r5", "'co_deformable_r5'; did you mean 'co_deformable_r50'?\n"),
         (
-            {"query_head.cls_branches.0.bias": torch.ones(80)},
+            {"query_head.cls_branches.6.bias": torch.ones(80), "stray": torch.ones(1)},
             "co_deformable_r50",
+            "tensors do not fit the spec:\n  stray: no tensor of this kind in the model\n",
         ),
     ],
 )
-def test_mistakes(tmp_path: Path, content: object, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(tmp_path: Path, content: object, spec: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     file, output = tmp_path / "x.pth", tmp_path / "out.safetensors"
     if isinstance(content, bytes):
         file.write_bytes(content)
     elif content is not None:
         torch.save({"state_dict": content}, file)
-    assert main(["convert", str(file), "-o", str(output), "--spec", "co_deformable_r5"]) == 2
+    assert main(["convert", str(file), "-o", str(output), "--spec", spec]) == 2
     written = capsys.readouterr()
-    assert message in written.err and written.err.startswith("error: ") and written.out == ""
-    assert not output.exists()
+    assert written.err.startswith("error: ") and written.err.count("error: ") == 1 and message in written.err
+    assert written.out == "" and not output.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 
 from codetr.cli import main as menu
 from codetr.cli.main import COMMANDS, main
-from codetr.errors import ConfigError, UserError
+from codetr.errors import ConfigError, Notice, UserError
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -101,6 +102,26 @@ def test_debug_shows_the_traceback(failing: list[BaseException], capsys: pytest.
     written = capsys.readouterr().err
     assert "Traceback" in written
     assert "UserError: no such file" in written
+
+
+def test_a_notice_is_its_text_and_another_warning_keeps_its_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def command() -> None:
+        warnings.warn("x.jpg is left out", Notice, stacklevel=1)
+        warnings.warn("a library says so", RuntimeWarning, stacklevel=1)
+
+    monkeypatch.setitem(sys.modules, "codetr_warning", SimpleNamespace(command=command))
+    monkeypatch.setattr(menu, "COMMANDS", {"warn": ("codetr_warning", "Warn.")})
+    before = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["warn"]) == 0
+    first, second = capsys.readouterr().err.splitlines()[:2]
+    assert first == "warning: x.jpg is left out"
+    assert second.startswith(f"{__file__}:") and second.endswith("RuntimeWarning: a library says so")
+    assert warnings.showwarning is before
 
 
 def test_an_interruption_is_code_130(failing: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -237,3 +240,18 @@ def test_loader_takes_masks(write_coco, entries) -> None:
     assert batch.targets.masks is not None
     assert batch.targets.masks[0, 0].nonzero().amin(0).tolist() == [2, 2]
     assert int(batch.targets.masks.sum()) == 100
+
+
+def test_workers_outlive_a_signal_to_the_process_group(opener: Opener) -> None:
+    """Launchers end a run by SIGTERM to all of its processes; the training process must still be able to save."""
+    dataset, config = opener(workers=2)
+    others = set(multiprocessing.active_children())
+    batches = iter(build_loader(dataset, config, split="val", batch_size=1, seed=0))
+    found = [next(batches)]
+    workers = set(multiprocessing.active_children()) - others
+    assert len(workers) == 2
+    for worker in workers:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGTERM)
+    found += batches
+    assert sorted(_ids(found)) == list(range(1, 12))

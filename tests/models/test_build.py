@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from small import HEADS, NUM_CLASSES, ONE_STAGE, PLUS_PLUS, batch, small_spec
 
 from codetr.errors import UserError
@@ -90,3 +91,9 @@ def test_the_caller_may_leave_out_published_weights(monkeypatch: pytest.MonkeyPa
     build(spec, NUM_CLASSES)
     build(spec, NUM_CLASSES, pretrained=False)
     assert asked == [True, False]
+
+
+@pytest.mark.parametrize("name", ["detr", "encoder", "match", "keys", "training", "a.b", "two words"])
+def test_a_head_cannot_take_a_name_that_means_something_else(name):
+    with pytest.raises(ValidationError, match="cannot be the name of a head"):
+        small_spec(PLUS_PLUS, {name: {"name": "atss"}})

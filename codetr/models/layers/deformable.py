@@ -35,8 +35,9 @@ def sampling_locations(offsets: Tensor, reference: Tensor, shapes: Sequence[tupl
     """
     centre = reference[:, :, None, :, None, :2]
     if reference.shape[-1] == 2:
-        sizes = offsets.new_tensor([[width, height] for height, width in shapes])
-        return centre + offsets / sizes[:, None]
+        # Filled on the device: a tensor made from a list would be copied from the host, which waits.
+        sides = [torch.full((), float(side), device=offsets.device) for h, w in shapes for side in (w, h)]
+        return centre + offsets / torch.stack(sides).view(len(shapes), 1, 2)
     return centre + offsets / offsets.shape[-2] * reference[:, :, None, :, None, 2:] * 0.5
 
 

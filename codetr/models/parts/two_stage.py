@@ -51,9 +51,7 @@ class TokenProposals(nn.Module):
         boxes, valid = token_boxes(memory)
         tokens = self.norm(self.project(memory.tokens.masked_fill(~valid[..., None], 0.0)))
         logits, deltas = self.heads(tokens, 0)
-        # 0.5 keeps the unused branch of `where` finite; its gradient would be NaN otherwise.
-        anchors = torch.where(valid[..., None], boxes, 0.5)
-        refined = apply_deltas(deltas, anchors, eps=self.eps)
+        refined = apply_deltas(deltas, boxes, eps=self.eps)
         return logits, torch.where(valid[..., None], refined, 1.0), valid
 
 

@@ -116,11 +116,16 @@ def test_padded_tokens_count_as_zero_and_not_as_the_bias() -> None:
 def test_locations_and_weights_stay_in_single_precision_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     seen_types = []
 
+    def spy_locations(offsets: Tensor, reference: Tensor, shapes: object) -> Tensor:
+        seen_types.append((offsets.dtype, reference.dtype))
+        return sampling_locations(offsets, reference, shapes)
+
     def spy(value: Tensor, shapes: object, locations: Tensor, weights: Tensor) -> Tensor:
         seen_types.append((value.dtype, locations.dtype, weights.dtype))
         return deform_attention(value, shapes, locations, weights)
 
+    monkeypatch.setattr(deformable, "sampling_locations", spy_locations)
     monkeypatch.setattr(deformable, "deform_attention", spy)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layer()(**inputs(3), references=[torch.rand(2, 3, 2, 2)], **memory())
-    assert seen_types == [(torch.bfloat16, torch.float32, torch.float32)]
+    assert seen_types == [(torch.float32, torch.float32), (torch.bfloat16, torch.float32, torch.float32)]

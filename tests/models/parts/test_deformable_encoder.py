@@ -26,8 +26,9 @@ def images(height: int, width: int, *sizes: tuple[int, int]) -> ImageBatch:
 
 
 def maps_for(batch: ImageBatch) -> list[Tensor]:
+    """One map a stride, sizes rounded up as a backbone does."""
     count, height, width = batch.padding.shape
-    return [torch.randn(count, SIZE.dim, height // stride, width // stride) for stride in STRIDES]
+    return [torch.randn(count, SIZE.dim, -(-height // stride), -(-width // stride)) for stride in STRIDES]
 
 
 def encoder(num_layers: int) -> DeformableEncoder:
@@ -70,8 +71,11 @@ def test_positions_are_those_of_the_cells_plus_their_levels() -> None:
 
 
 def test_padding_changes_nothing_in_the_image() -> None:
-    """An image alone and the same image in a larger batch: equal maps give equal tokens."""
-    alone, padded = images(32, 32, (32, 32)), images(64, 96, (32, 32))
+    """An image alone and the same image in a larger batch: equal maps give equal tokens.
+
+    It fills 3 of 8 rows of the fine level and 2 of 4 of the coarse one, so that the levels' valid shares differ.
+    """
+    alone, padded = images(24, 24, (24, 24)), images(64, 96, (24, 24))
     small, large = maps_for(alone), maps_for(padded)
     for inside, around in zip(small, large, strict=True):
         around[..., : inside.shape[-2], : inside.shape[-1]] = inside
