@@ -16,7 +16,7 @@ from codetr.models.heads.faster_rcnn import FasterRCNN
 from codetr.registry import find
 from codetr.spec import Spec, load_spec
 from codetr.structures import Detections, ImageBatch
-from codetr.wrap import head_names, wrap_report, wrap_spec
+from codetr.wrap import wrap_report, wrap_spec
 
 
 def test_the_text_of_a_spec() -> None:
@@ -82,10 +82,6 @@ def test_a_wrong_name_meets_the_nearest(base: str, heads: list[str], options: di
     with pytest.raises(UserError) as caught:
         wrap_spec(base, heads, **options)
     assert message in str(caught.value)
-
-
-def test_the_heads_that_there_are() -> None:
-    assert {"atss", "faster_rcnn"} <= set(head_names())
 
 
 @pytest.fixture

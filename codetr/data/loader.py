@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -83,9 +84,21 @@ class EpochPlan:
             yield [(self.epoch, index) for index in batch]
 
 
-def _ignore_termination(worker: int) -> None:
-    """A launcher signals its whole process group; the training process decides when to stop, and needs its workers."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _obey_parent_only(worker: int) -> None:
+    """Set up a worker: SIGTERM ends it if its parent sends it, and is ignored otherwise (on Linux).
+
+    A launcher signals every process of a run; the training process decides when to stop, and needs its workers. But it
+    ends them by the same signal: when a loader is given up in the middle of an epoch, and at an exit by an exception.
+    """
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_await_termination, args=(os.getppid(),), daemon=True).start()
+
+
+def _await_termination(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class Loader:
@@ -106,7 +119,7 @@ class Loader:
             persistent_workers=workers > 0,
             collate_fn=assemble,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_ignore_termination,
+            worker_init_fn=_obey_parent_only,
             # A generator of its own: the default would draw from the global one, which belongs to training.
             generator=torch.Generator().manual_seed(fetcher.seed),
         )

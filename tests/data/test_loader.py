@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -242,16 +242,48 @@ def test_loader_takes_masks(write_coco, entries) -> None:
     assert int(batch.targets.masks.sum()) == 100
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who sent a signal")
 def test_workers_outlive_a_signal_to_the_process_group(opener: Opener) -> None:
     """Launchers end a run by SIGTERM to all of its processes; the training process must still be able to save."""
     dataset, config = opener(workers=2)
     others = set(multiprocessing.active_children())
     batches = iter(build_loader(dataset, config, split="val", batch_size=1, seed=0))
-    found = [next(batches)]
+    found = [next(batches), next(batches)]  # one of each worker: both are set up
     workers = set(multiprocessing.active_children()) - others
     assert len(workers) == 2
-    for worker in workers:
-        assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGTERM)
+    subprocess.run(["kill", "-TERM", *(str(worker.pid) for worker in workers)], check=True)  # another one's signal
     found += batches
     assert sorted(_ids(found)) == list(range(1, 12))
+
+
+def test_workers_obey_their_parent(opener: Opener) -> None:
+    """It ends by SIGTERM those that did not notice in time that the loader was given up."""
+    dataset, config = opener(workers=1)
+    others = set(multiprocessing.active_children())
+    batches = iter(build_loader(dataset, config, split="val", batch_size=1, seed=0))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    # While the loader still lives it would call the death of a worker an error, if it was not an exit with code 0.
+    worker.terminate()
+    worker.join(60)  # many times what it takes; a worker that does not obey never ends
+    assert not worker.is_alive()
+
+
+def test_workers_do_not_outlive_a_process_that_ends_by_an_exception(write_coco, entries) -> None:
+    """At exit, multiprocessing ends its children by SIGTERM, and waits for them."""
+    image, annotation = entries
+    root = write_coco([image(n, f"{n}.png") for n in (1, 2)], [annotation(n, n, 3, [2, 3, 11, 12]) for n in (1, 2)])
+    code = f"""
+from codetr.data.coco import open_split
+from codetr.data.config import DataConfig, Resize
+from codetr.data.loader import build_loader
+
+config = DataConfig(dir={str(root)!r}, workers=1, augment=None, resize=Resize(size=24))
+loader = build_loader(open_split(config, "train"), config, split="train", batch_size=1, seed=0)
+next(iter(loader))
+raise RuntimeError("in the middle of an epoch")
+"""
+    # The limit ends a process that hangs; it is many times what this takes.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("RuntimeError: in the middle of an epoch\n")
