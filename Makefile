@@ -15,6 +15,7 @@ quickstart: $(INSTALLED)
 
 test: lint
 	$(BIN)/pytest
+	TRITON_INTERPRET=1 $(BIN)/pytest -m "kernel or literal" tests/kernels
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -7,5 +7,9 @@ ZOO = ["codetr.zoo", *(f"codetr.zoo.{folder}" for folder in find_namespace_packa
 setup(
     packages=[*find_packages(include=["codetr", "codetr.*"]), *find_packages("kernels"), *ZOO],
     package_dir={"codetr_kernels": "kernels/codetr_kernels", "codetr.zoo": "zoo"},
-    package_data={"codetr": ["py.typed"], "codetr_kernels": ["py.typed"], **{folder: ["*.yaml"] for folder in ZOO}},
+    package_data={
+        "codetr": ["py.typed"],
+        "codetr_kernels": ["py.typed", "deform_attention/triton/configs/*.json"],
+        **{folder: ["*.yaml"] for folder in ZOO},
+    },
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,16 @@ settings.register_profile("codetr", deadline=None, derandomize=True, max_example
 settings.load_profile("codetr")
 
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without the interpreter, tests of Triton kernels are tests of a GPU."""
+    for item in items:
+        if item.get_closest_marker("kernel") is not None and not INTERPRETED:
+            item.add_marker(pytest.mark.gpu)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Seed torch for the tests that use it, and skip those that need a GPU where there is none."""
     gpu = item.get_closest_marker("gpu") is not None
@@ -24,7 +35,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     torch.manual_seed(0)
     if gpu and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+        kernel = item.get_closest_marker("kernel") is not None
+        pytest.skip("needs a CUDA device" + (", or TRITON_INTERPRET=1" if kernel else ""))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""Multi-scale deformable attention against literal values and a loop over single samples."""
+"""Multi-scale deformable attention against literal values and a loop over single samples.
+
+The tests marked `literal` also run through the kernels, in the interpreter.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,7 @@ def at(level: int, x: float, y: float) -> float:
         (-3.0, 9.0, 0.0),
     ],
 )
+@pytest.mark.literal
 def test_a_sample_of_the_finer_level(x: float, y: float, expected: float) -> None:
     assert at(0, x, y) == expected  # fractions of powers of two: exact in float32
 
@@ -52,10 +56,12 @@ def test_a_sample_of_the_finer_level(x: float, y: float, expected: float) -> Non
 @pytest.mark.parametrize(
     ("x", "y", "expected"), [(0.5, 0.5, 10.0), (0.0, 0.5, 5.0), (1.0, 0.0, 2.5), (1.5, 0.5, 0.0), (0.5, -0.25, 2.5)]
 )
+@pytest.mark.literal
 def test_a_sample_of_the_level_of_one_cell(x: float, y: float, expected: float) -> None:
     assert at(1, x, y) == expected
 
 
+@pytest.mark.literal
 def test_samples_are_weighted_over_levels_and_points() -> None:
     # Level 0 reads 2 and 2.5, level 1 reads 10 and 5; the weights need not sum to 1.
     locations = torch.tensor([[[0.75, 0.25], [0.5, 0.5]], [[0.5, 0.5], [0.0, 0.5]]]).view(1, 1, 1, 2, 2, 2)
@@ -63,6 +69,7 @@ def test_samples_are_weighted_over_levels_and_points() -> None:
     assert deform_attention(VALUE, SHAPES, locations, weights).tolist() == [[[2.0 + 5.0 + 5.0 - 15.0]]]
 
 
+@pytest.mark.literal
 def test_heads_and_batch_do_not_mix_and_lie_one_after_the_other() -> None:
     # One cell, so that every sample at its centre reads the cell itself: B = 2, H = 2, D = 3.
     value = torch.arange(12.0).view(2, 1, 2, 3)
@@ -102,6 +109,7 @@ def loop(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> T
     return output.flatten(2)
 
 
+@pytest.mark.literal
 def test_equals_the_loop() -> None:
     value, locations, weights = odd_problem()
     out = deform_attention(value, ODD_SHAPES, locations, weights)
@@ -110,6 +118,7 @@ def test_equals_the_loop() -> None:
     torch.testing.assert_close(out, loop(value, ODD_SHAPES, locations, weights), atol=1e-13, rtol=0)
 
 
+@pytest.mark.literal
 def test_float32_equals_the_loop() -> None:
     value, locations, weights = odd_problem(torch.float32)
     out = deform_attention(value, ODD_SHAPES, locations, weights)
@@ -150,6 +159,7 @@ def test_inputs_need_not_be_contiguous() -> None:
     assert torch.equal(deform_attention(given[0], ODD_SHAPES, given[1], given[2]), expected)
 
 
+@pytest.mark.literal
 def test_no_queries() -> None:
     value, locations, weights = odd_problem()
     value.requires_grad_()
@@ -204,6 +214,7 @@ def test_locations_keep_their_precision_beside_half_precision_values() -> None:
         ({"value": torch.zeros(1, 5, 1, 1, device="meta")}, "one device needed, got meta, cpu, cpu"),
     ],
 )
+@pytest.mark.literal
 def test_what_does_not_fit_is_an_error(changes: dict[str, object], message: str) -> None:
     arguments = {
         "value": VALUE,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from codetr_kernels import deform_attention
+from codetr_kernels import deform_attention_fused
+from codetr_kernels.deform_attention import level_sides
 from torch import Tensor, nn
 
 
@@ -27,24 +28,22 @@ class LayerSize:
     dropout: float
 
 
-def sampling_locations(offsets: Tensor, reference: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """Where to sample, (B, Q, H, L, P, 2) in units of each level.
+def joined_references(references: Sequence[Tensor], shapes: Sequence[tuple[int, int]], *, num_points: int) -> Tensor:
+    """References of all queries in one tensor, (B, Q, L, 2) if all are points, else (B, Q, L, 4).
 
-    offsets: (B, Q, H, L, P, 2), in cells for points, in shares of half a box side, P of them, for boxes.
-    reference: (B, Q, L, 2) points or (B, Q, L, 4) boxes cxcywh.
+    A point becomes the box in which an offset of one is one cell: 2 P cells wide and high.
     """
-    centre = reference[:, :, None, :, None, :2]
-    if reference.shape[-1] == 2:
-        # Filled on the device: a tensor made from a list would be copied from the host, which waits.
-        sides = [torch.full((), float(side), device=offsets.device) for h, w in shapes for side in (w, h)]
-        return centre + offsets / torch.stack(sides).view(len(shapes), 1, 2)
-    return centre + offsets / offsets.shape[-2] * reference[:, :, None, :, None, 2:] * 0.5
+    if len({reference.shape[-1] for reference in references}) == 1:
+        return torch.cat(list(references), dim=1)
+    box = 2 * num_points / level_sides(shapes, references[0])
+    widened = [r if r.shape[-1] == 4 else torch.cat([r, box.expand_as(r)], dim=-1) for r in references]
+    return torch.cat(widened, dim=1)
 
 
 class DeformableAttention(nn.Module):
     """Each query samples P points on each of L levels around its reference; with residual and norm.
 
-    Locations and the softmax stay in float32 under autocast.
+    Locations and the softmax are computed in float32 under autocast, from offsets and logits of 16 bits.
     """
 
     def __init__(self, size: LayerSize) -> None:
@@ -92,13 +91,13 @@ class DeformableAttention(nn.Module):
         references: parts that cover Q one after the other, each (B, Q_i, L, 2) or (B, Q_i, L, 4).
         """
         query = content + pos
-        offsets = self.sampling_offsets(query).float().unflatten(-1, (*self.layout, 2))
-        parts = offsets.split([reference.shape[1] for reference in references], dim=1)
-        pairs = zip(parts, references, strict=True)
-        locations = torch.cat([sampling_locations(part, reference, shapes) for part, reference in pairs], dim=1)
         num_heads, num_levels, num_points = self.layout
-        logits = self.attention_weights(query).float().unflatten(-1, (num_heads, -1))
-        weights = logits.softmax(-1).unflatten(-1, (num_levels, num_points))
-        value = self.value_proj(tokens).masked_fill(padding[..., None], 0.0).unflatten(-1, (num_heads, -1))
-        sampled = deform_attention(value, shapes, locations, weights)
+        sampled = deform_attention_fused(
+            self.value_proj(tokens).unflatten(-1, (num_heads, -1)),
+            shapes,
+            joined_references(references, shapes, num_points=num_points),
+            self.sampling_offsets(query).unflatten(-1, (num_heads, num_levels, num_points, 2)),
+            self.attention_weights(query).unflatten(-1, (num_heads, -1)),
+            padding,
+        )
         return self.norm(content + self.dropout(self.output_proj(sampled)))

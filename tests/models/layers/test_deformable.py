@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from codetr_kernels import deform_attention
+from codetr_kernels import deform_attention, deform_attention_fused
+from codetr_kernels.deform_attention import sampling_locations
 from torch import Tensor, nn
 
 from codetr.models.layers import deformable
-from codetr.models.layers.deformable import DeformableAttention, LayerSize, sampling_locations
+from codetr.models.layers.deformable import DeformableAttention, LayerSize
 
 SHAPES = ((2, 4), (1, 2))
 SIZE = LayerSize(dim=8, num_heads=2, num_levels=2, num_points=3, ffn_dim=16, dropout=0.0)
@@ -113,19 +114,14 @@ def test_padded_tokens_count_as_zero_and_not_as_the_bias() -> None:
     assert not torch.allclose(found[0], empty[0], atol=0.1)
 
 
-def test_locations_and_weights_stay_in_single_precision_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_references_stay_in_single_precision_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     seen_types = []
 
-    def spy_locations(offsets: Tensor, reference: Tensor, shapes: object) -> Tensor:
-        seen_types.append((offsets.dtype, reference.dtype))
-        return sampling_locations(offsets, reference, shapes)
+    def spy(value: Tensor, shapes: object, references: Tensor, *rest: Tensor) -> Tensor:
+        seen_types.append((value.dtype, references.dtype))
+        return deform_attention_fused(value, shapes, references, *rest)
 
-    def spy(value: Tensor, shapes: object, locations: Tensor, weights: Tensor) -> Tensor:
-        seen_types.append((value.dtype, locations.dtype, weights.dtype))
-        return deform_attention(value, shapes, locations, weights)
-
-    monkeypatch.setattr(deformable, "sampling_locations", spy_locations)
-    monkeypatch.setattr(deformable, "deform_attention", spy)
+    monkeypatch.setattr(deformable, "deform_attention_fused", spy)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         layer()(**inputs(3), references=[torch.rand(2, 3, 2, 2)], **memory())
-    assert seen_types == [(torch.float32, torch.float32), (torch.bfloat16, torch.float32, torch.float32)]
+    assert seen_types == [(torch.bfloat16, torch.float32)]

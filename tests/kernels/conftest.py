@@ -1,0 +1,8 @@
+"""Makes `samples.py` importable from the tests of the kernels."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
