@@ -126,7 +126,7 @@ def _read_user_table() -> dict[str, dict[str, Config]]:
         return {architecture: _parse(table, architecture) for architecture, table in written.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} is no table of kernel configurations ({error}); "
+            f"{path} is no table of kernel configurations ({error}): "
             "remove it, or write it anew with `codetr bench kernels --tune`"
         ) from error
 
