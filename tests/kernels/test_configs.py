@@ -49,7 +49,7 @@ def test_a_shape_class_is_named_by_what_it_is_chosen_by() -> None:
 
 def test_an_encoder_of_16_bits_gives_each_thread_one_vector() -> None:
     # 32 queries x 32 channels on 4 x 32 threads: 8 channels of 2 bytes each.
-    assert choose(ENCODER) == Config(block_q=32, num_warps=4, unroll=1, tile_w=0)
+    assert choose(ENCODER) == Config(block_q=32, num_warps=4, unroll=1, tile_w=8)
 
 
 def test_a_users_own_table_comes_first_and_keeps_its_other_entries() -> None:

@@ -54,22 +54,29 @@ def query_block(
         exists = query < Q
     else:
         TILE_H: tl.constexpr = BLOCK_Q // TILE_W
-        query = tl.zeros((BLOCK_Q,), tl.int32)
-        exists = lane < 0
-        first_tile = tl.zeros((), tl.int32)
+        # The level of this program, found with scalars alone: so the queries stay cheap to compute, and the compiler
+        # computes them again where it would otherwise move what is loaded for them between threads.
+        tile = block
+        first = tl.zeros((), tl.int32)
+        tall = tl.zeros((), tl.int32)
+        wide = tl.zeros((), tl.int32) + 1
         start = tl.zeros((), tl.int32)
+        passed = tl.zeros((), tl.int32)
         for level in range(L):
             height, width = level_size(level, shapes, size0, size1, size2, size3, size4, size5, ON_HOST)
-            across = tl.cdiv(width, TILE_W)
-            tile = block - first_tile
-            tiles = across * tl.cdiv(height, TILE_H)
-            mine = (tile >= 0) & (tile < tiles)
-            row = tile // across * TILE_H + lane // TILE_W
-            column = tile % across * TILE_W + lane % TILE_W
-            query = tl.where(mine, start + row * width + column, query)
-            exists = exists | (mine & (row < height) & (column < width))
-            first_tile += tiles
+            tiles = tl.cdiv(width, TILE_W) * tl.cdiv(height, TILE_H)
+            mine = (block >= passed) & (block < passed + tiles)
+            tile = tl.where(mine, block - passed, tile)
+            first = tl.where(mine, start, first)
+            tall = tl.where(mine, height, tall)
+            wide = tl.where(mine, width, wide)
+            passed += tiles
             start += height * width
+        across = tl.cdiv(wide, TILE_W)
+        row = tile // across * TILE_H + lane // TILE_W
+        column = tile % across * TILE_W + lane % TILE_W
+        query = first + row * wide + column
+        exists = (row < tall) & (column < wide)
     # Clamped: a load without a mask costs less than one with, and what the lanes of no query read is not stored.
     return tl.minimum(query, Q - 1), exists
 
