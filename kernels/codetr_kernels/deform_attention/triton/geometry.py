@@ -108,10 +108,11 @@ def placement(
 def axis_cells(position, size, length):
     """First of the two cells beside a position on an axis, the share of the second, and whether each is inside.
 
-    Positions outside, infinite or NaN (`maximum` returns the other operand) are moved to where both cells are outside,
-    so that the conversion to an integer is defined.
+    Positions outside, infinite or NaN are moved to where both cells are outside, so that the conversion to an integer
+    is defined.
     """
-    position = tl.minimum(tl.maximum(position, -2.0), length + 1.0)
+    position = tl.where(position > -2.0, position, -2.0)  # NaN is not greater; what `maximum` makes of it varies.
+    position = tl.minimum(position, length + 1.0)
     floor = tl.floor(position)
     first = floor.to(tl.int32)
     # Unsigned, a negative cell is a large one: one comparison for both ends.
