@@ -40,6 +40,7 @@ FLOORS = {
     "codetr.evaluation": 7,
     "codetr.weights": 7,
     "codetr.api": 7,
+    "codetr.bench": 7,
     "codetr.pictures": 7,
     "codetr.prediction": 7,
     "codetr.wrap": 7,

@@ -21,6 +21,7 @@ COMMANDS = {
     "data": ("codetr.cli.data", "Check a data set, or make a synthetic one."),
     "zoo": ("codetr.cli.zoo", "List the shipped specs, show what one resolves to."),
     "convert": ("codetr.cli.convert", "Convert published weights to safetensors."),
+    "bench": ("codetr.cli.bench", "Benchmark the kernels."),
 }
 """Each command's module, which calls it `command`, and its line in the menu."""
 

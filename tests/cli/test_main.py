@@ -59,7 +59,8 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["trian"], "error: no command is called 'trian'; did you mean 'train'?\n"),
         (
             ["zzz"],
-            "error: no command is called 'zzz'; valid commands: convert, data, eval, predict, train, wrap, zoo\n",
+            "error: no command is called 'zzz'; "
+            "valid commands: bench, convert, data, eval, predict, train, wrap, zoo\n",
         ),
         (["--bug"], "error: No such option"),
         (["zoo", "show"], "error: Missing argument 'SPEC'."),

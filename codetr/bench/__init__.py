@@ -1,0 +1,1 @@
+"""The kernels against their peers: correctness first, then time, traffic and memory."""
