@@ -225,3 +225,14 @@ def test_what_does_not_fit_is_an_error(changes: dict[str, object], message: str)
     assert deform_attention(**arguments).shape == (1, 3, 1)
     with pytest.raises(ValueError, match=message):
         deform_attention(**{**arguments, **changes})
+
+
+def test_within_transforms_of_functions() -> None:
+    value, locations, weights = odd_problem()
+
+    def total(v: Tensor) -> Tensor:
+        return deform_attention(v, ODD_SHAPES, locations, weights).square().sum()
+
+    expected = torch.autograd.grad(total(value.requires_grad_()), value)[0]
+    # Sums of 9 samples in another order, in float64.
+    torch.testing.assert_close(torch.func.grad(total)(value.detach()), expected, rtol=1e-12, atol=1e-12)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import warnings
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from codetr_kernels.backend import runs_triton
 from codetr_kernels.deform_attention import checks, op
 from codetr_kernels.deform_attention.checks import Shapes
+from codetr_kernels.deform_attention.cpu import deform_attention_cpu, deform_attention_fused_cpu
 from codetr_kernels.deform_attention.reference import (
     deform_attention_fused_reference,
     deform_attention_reference,
@@ -55,7 +57,7 @@ def deform_attention(
     deterministic: whether the gradient of `value` is summed in fixed point, so that it is the same bits in every run;
     default: what `torch.use_deterministic_algorithms` says. accumulate: "native" sums it in the 16-bit type of `value`
     instead of float32: less memory traffic, and an error that docs/kernels.md states; needs compute capability 9.0.
-    `which_backend` says whether the Triton kernels or the reference run; the reference ignores both settings.
+    `which_backend` says whether the Triton kernels or PyTorch's operations run; these ignore both settings.
 
     Raises: ValueError for shapes that do not fit, tensors that are not floating-point, or tensors on several devices.
     Level shapes on an accelerator are not looked at, which would wait for it: a level that ends beyond S gives NaN.
@@ -63,7 +65,8 @@ def deform_attention(
     checks.check(value, shapes, locations, weights)
     checks.check_accumulate(accumulate)
     if not _takes_kernels(value, locations, weights, placed=locations):
-        return deform_attention_reference(value, shapes, locations, weights)
+        plain = deform_attention_cpu if _is_eager_cpu(value) else deform_attention_reference
+        return plain(value, shapes, locations, weights)
     return op.deform_attention(
         value, *op.levels(shapes), locations, weights, bool(deterministic), accumulate == "native"
     )
@@ -96,10 +99,18 @@ def deform_attention_fused(
     checks.check_fused(value, shapes, references, offsets, logits, padding)
     checks.check_accumulate(accumulate)
     if not _takes_kernels(value, offsets, logits, placed=references):
-        return deform_attention_fused_reference(value, shapes, references, offsets, logits, padding)
+        plain = deform_attention_fused_cpu if _is_eager_cpu(value) else deform_attention_fused_reference
+        return plain(value, shapes, references, offsets, logits, padding)
     return op.deform_attention_fused(
         value, *op.levels(shapes), references, offsets, logits, padding, bool(deterministic), accumulate == "native"
     )
+
+
+def _is_eager_cpu(value: Tensor) -> bool:
+    """Whether the form made for CPUs runs: not while a graph is traced, nor within `torch.func`'s transforms."""
+    if value.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not torch._C._are_functorch_transforms_active()
 
 
 def _takes_kernels(value: Tensor, samples: Tensor, logits: Tensor, *, placed: Tensor) -> bool:
