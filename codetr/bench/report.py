@@ -74,7 +74,7 @@ def print_machine(out: Console, device: torch.device) -> None:
     versions = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
     out.print(Text(f"{found['hardware']}; Python {found['python']}, {versions}"))
     if device.type == "cpu":
-        out.print(Text("There is no GPU in this: the CPU paths are timed, which is the PyTorch reference for codetr."))
+        out.print(Text("There is no GPU here: the CPU paths are timed."))
     else:
         out.print(Text(f"codetr runs {found['backend']}"))
 
