@@ -1,7 +1,7 @@
 """Everything that is to be known of the kernels on this GPU: their tests, then the benchmark with its chart.
 
     python benchmarks/kernels.py                                 on a GPU, within ten minutes
-    python benchmarks/kernels.py --quick --results /tmp/results  two small problems, on a CPU as well
+    python benchmarks/kernels.py --quick --results FOLDER        two small problems, on a CPU as well
 
 Writes benchmarks/results/kernels_<gpu>.{json,md,png}. The tests come first, and where they fail nothing is timed. What
 does not fit the time is listed as left out; the problems that matter most come first.

@@ -132,15 +132,7 @@ def _deformops(device: torch.device) -> Candidate:
 def _mmcv(device: torch.device) -> Candidate:
     _needs_gpu(device)
     function: Any = importlib.import_module("mmcv.ops.multi_scale_deform_attn").MultiScaleDeformableAttnFunction
-
-    def op(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-        sides, starts = level_tensors(shapes, value.device, torch.int64)
-        output: Tensor = function.apply(
-            value.float().contiguous(), sides, starts, locations, weights.float().contiguous(), value.shape[0]
-        )
-        return output.to(value.dtype)
-
-    return _float32("mmcv", op)
+    return _float32("mmcv", _authors_form(function.apply))
 
 
 def _extension(device: torch.device) -> Candidate:
@@ -160,14 +152,18 @@ def _extension(device: torch.device) -> Candidate:
             value, locations, weights = module.ms_deform_attn_backward(*saved, grad.contiguous(), saved[0].shape[0])
             return value, None, None, locations, weights, None
 
+    return _float32("extension", _authors_form(Function.apply))
+
+
+def _authors_form(function: Callable[..., Tensor]) -> Op:
+    """Of a function of value, sizes, starts, locations, weights and images a step, float32 and contiguous."""
+
     def op(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
         sides, starts = level_tensors(shapes, value.device, torch.int64)
-        output: Tensor = Function.apply(
-            value.float().contiguous(), sides, starts, locations, weights.float().contiguous(), value.shape[0]
-        )
-        return output.to(value.dtype)
+        wide, weight = value.float().contiguous(), weights.float().contiguous()
+        return function(wide, sides, starts, locations, weight, value.shape[0]).to(value.dtype)
 
-    return _float32("extension", op)
+    return op
 
 
 def _original_style(device: torch.device) -> Candidate:
