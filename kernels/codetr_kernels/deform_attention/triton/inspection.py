@@ -124,7 +124,7 @@ def compile_config(
     """Compile the kernel of a direction as `launch` launches it with `config` for `problem`."""
     kernel = forward_kernel if direction == "forward" else backward_kernel
     values = arguments(direction, problem, variant)
-    options = launch.launch_options(config, use_tiles=launch._tiles_fit(problem))
+    options = launch.launch_options(config, use_tiles=launch.tiles_fit(problem))
     constants = {**launch.constants(problem), **{key: value for key, value in options.items() if key.isupper()}}
     if direction == "backward":
         constants |= {
@@ -162,7 +162,7 @@ def _backward_arguments(problem: Problem, variant: Variant) -> dict[str, object]
     value, compute = problem.value, problem.compute_dtype
     output = _forward_arguments(problem)["output"]
     native = variant.native and not variant.deterministic and value.element_size() == 2
-    sums = launch._sums_dtype(problem, deterministic=variant.deterministic, native=False)
+    sums = launch.sums_dtype_of(problem, deterministic=variant.deterministic, native=False)
     needs_references = _needs_references(problem, variant)
     return {
         "grad_output": output,
@@ -184,12 +184,12 @@ def _needs_references(problem: Problem, variant: Variant) -> bool:
 
 def _named_inputs(problem: Problem) -> dict[str, Tensor]:
     names = ("padding", "references", "samples", "logits")
-    return dict(zip(names, launch._inputs(problem), strict=True))
+    return dict(zip(names, launch.input_arguments(problem), strict=True))
 
 
 def _named_sizes(problem: Problem) -> dict[str, object]:
     names = ("shapes", "size0", "size1", "size2", "size3", "size4", "size5", "S", "Q")
-    return dict(zip(names, launch._sizes(problem), strict=True))
+    return dict(zip(names, launch.size_arguments(problem), strict=True))
 
 
 def _meta(*size: int, dtype: torch.dtype) -> Tensor:

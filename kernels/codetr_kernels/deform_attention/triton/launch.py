@@ -70,11 +70,11 @@ def forward(problem: Problem) -> Tensor:
     with _device_of(value):
         forward_kernel[_grid(problem, config)](
             value,
-            *_inputs(problem),
+            *input_arguments(problem),
             output,
-            *_sizes(problem),
+            *size_arguments(problem),
             **constants(problem),
-            **launch_options(config, use_tiles=_tiles_fit(problem)),
+            **launch_options(config, use_tiles=tiles_fit(problem)),
         )
     return output
 
@@ -102,7 +102,7 @@ def backward(
     problem = problem.contiguous()
     value, samples, logits = problem.value, problem.samples, problem.logits
     grad = grad.contiguous()
-    sums_dtype = _sums_dtype(problem, deterministic=deterministic, native=native)
+    sums_dtype = sums_dtype_of(problem, deterministic=deterministic, native=native)
     sums = torch.zeros(value.shape, dtype=sums_dtype, device=value.device) if needs_value else None
     parts = None
     if problem.references is not None and needs_references:
@@ -118,18 +118,18 @@ def backward(
                 grad,
                 unused if output is None else output.contiguous(),
                 value,
-                *_inputs(problem),
+                *input_arguments(problem),
                 unused if scale is None else scale,
                 unused if sums is None else sums,
                 unused if parts is None else parts,
                 grad_samples,
                 grad_logits,
-                *_sizes(problem),
+                *size_arguments(problem),
                 **constants(problem),
                 NEEDS_VALUE=sums is not None,
                 NEEDS_REFERENCES=parts is not None,
                 FIXED=scale is not None,
-                **launch_options(config, use_tiles=_tiles_fit(problem)),
+                **launch_options(config, use_tiles=tiles_fit(problem)),
             )
     return Gradients(
         None if sums is None else _to_value_dtype(sums, scale, problem),
@@ -207,13 +207,13 @@ def _shape_class(problem: Problem, direction: Direction) -> ShapeClass:
     return ShapeClass(architecture(value.device), direction, value.element_size(), block_d(value.shape[3]), many)
 
 
-def _inputs(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def input_arguments(problem: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     unused = problem.value
     padding = unused if problem.padding is None else problem.padding.view(torch.uint8)
     return padding, unused if problem.references is None else problem.references, problem.samples, problem.logits
 
 
-def _sizes(problem: Problem) -> tuple[object, ...]:
+def size_arguments(problem: Problem) -> tuple[object, ...]:
     """Arguments from `shapes` to Q."""
     sides = problem.sides
     packed = [height << 32 | width for height, width in zip(sides[::2], sides[1::2], strict=True)]
@@ -222,7 +222,7 @@ def _sizes(problem: Problem) -> tuple[object, ...]:
     return shapes, *padded, problem.value.shape[1], problem.samples.shape[1]
 
 
-def _tiles_fit(problem: Problem) -> bool:
+def tiles_fit(problem: Problem) -> bool:
     """Whether the queries are as many as the cells of the levels: then they are taken to lie on them, as in encoders.
 
     Whatever they are, any order of them is right; and without the sizes on the host the number of tiles is unknown.
@@ -232,7 +232,7 @@ def _tiles_fit(problem: Problem) -> bool:
 
 def _grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     batch, _, heads, _ = problem.value.shape
-    if config.tile_w and _tiles_fit(problem):
+    if config.tile_w and tiles_fit(problem):
         rows, columns = config.block_q // config.tile_w, config.tile_w
         sides = zip(problem.sides[::2], problem.sides[1::2], strict=True)
         blocks = sum(-(-height // rows) * -(-width // columns) for height, width in sides)
@@ -241,7 +241,7 @@ def _grid(problem: Problem, config: Config) -> tuple[int, int, int]:
     return blocks, heads, batch
 
 
-def _sums_dtype(problem: Problem, *, deterministic: bool, native: bool) -> torch.dtype:
+def sums_dtype_of(problem: Problem, *, deterministic: bool, native: bool) -> torch.dtype:
     if deterministic:
         return torch.int64
     if not native or problem.value.element_size() != 2:
