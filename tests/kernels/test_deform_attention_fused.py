@@ -76,6 +76,7 @@ def test_is_the_plain_form_after_its_parts(width: int) -> None:
         ({"padding": torch.zeros(1, 5, dtype=torch.bool, device="meta")}, "value on cpu, padding on meta"),
         ({"logits": torch.zeros(1, 3, 1, 8, dtype=torch.int64)}, "floating-point tensors needed"),
         ({"accumulate": "bfloat16"}, """accumulate must be "float32" or "native", got 'bfloat16'"""),
+        ({"accumulate": "native", "deterministic": True}, "fixed point, accumulate=.native. in 16 bits: choose one"),
     ],
 )
 def test_what_does_not_fit_is_an_error(changes: dict[str, object], message: str) -> None:

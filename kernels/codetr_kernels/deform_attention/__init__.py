@@ -40,7 +40,7 @@ def deform_attention(
     locations: Tensor,
     weights: Tensor,
     *,
-    deterministic: bool | None = None,
+    deterministic: bool = False,
     accumulate: Literal["float32", "native"] = "float32",
 ) -> Tensor:
     """Weighted sum of bilinear samples of `value`, taken at L x P places for each query and head.
@@ -55,21 +55,20 @@ def deform_attention(
     reference.
 
     deterministic: whether the gradient of `value` is summed in fixed point, so that it is the same bits in every run;
-    default: what `torch.use_deterministic_algorithms` says. accumulate: "native" sums it in the 16-bit type of `value`
-    instead of float32: less memory traffic, and an error that docs/kernels.md states; needs compute capability 9.0.
-    `which_backend` says whether the Triton kernels or PyTorch's operations run; these ignore both settings.
+    `torch.use_deterministic_algorithms(True)` asks for it everywhere. accumulate: "native" sums it in the 16-bit type
+    of `value` instead of float32: less memory traffic, and an error that docs/kernels.md states; needs compute
+    capability 9.0. `which_backend` says whether the Triton kernels or PyTorch's operations run; these ignore both.
 
-    Raises: ValueError for shapes that do not fit, tensors that are not floating-point, or tensors on several devices.
+    Raises: ValueError for shapes that do not fit, tensors that are not floating-point, tensors on several devices, or
+    two ways of summing at once.
     Level shapes on an accelerator are not looked at, which would wait for it: a level that ends beyond S gives NaN.
     """
     checks.check(value, shapes, locations, weights)
-    checks.check_accumulate(accumulate)
+    checks.check_accumulate(accumulate, deterministic=deterministic)
     if not _takes_kernels(value, locations, weights, placed=locations):
         plain = deform_attention_cpu if _is_eager_cpu(value) else deform_attention_reference
         return plain(value, shapes, locations, weights)
-    return op.deform_attention(
-        value, *op.levels(shapes), locations, weights, bool(deterministic), accumulate == "native"
-    )
+    return op.deform_attention(value, *op.levels(shapes), locations, weights, deterministic, accumulate == "native")
 
 
 def deform_attention_fused(
@@ -80,7 +79,7 @@ def deform_attention_fused(
     logits: Tensor,
     padding: Tensor | None = None,
     *,
-    deterministic: bool | None = None,
+    deterministic: bool = False,
     accumulate: Literal["float32", "native"] = "float32",
 ) -> Tensor:
     """`deform_attention` with the softmax, the sampling locations and the padding computed inside.
@@ -97,12 +96,12 @@ def deform_attention_fused(
     Raises: ValueError as `deform_attention`.
     """
     checks.check_fused(value, shapes, references, offsets, logits, padding)
-    checks.check_accumulate(accumulate)
+    checks.check_accumulate(accumulate, deterministic=deterministic)
     if not _takes_kernels(value, offsets, logits, placed=references):
         plain = deform_attention_fused_cpu if _is_eager_cpu(value) else deform_attention_fused_reference
         return plain(value, shapes, references, offsets, logits, padding)
     return op.deform_attention_fused(
-        value, *op.levels(shapes), references, offsets, logits, padding, bool(deterministic), accumulate == "native"
+        value, *op.levels(shapes), references, offsets, logits, padding, deterministic, accumulate == "native"
     )
 
 

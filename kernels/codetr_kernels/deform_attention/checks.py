@@ -49,10 +49,12 @@ def check_fused(
             raise ValueError(f"one device needed, got value on {value.device}, padding on {padding.device}")
 
 
-def check_accumulate(accumulate: str) -> None:
-    """Raises ValueError for a name that is not "float32" or "native"."""
+def check_accumulate(accumulate: str, *, deterministic: bool) -> None:
+    """Raises ValueError for a name that is not "float32" or "native", and for two ways of summing at once."""
     if accumulate not in ("float32", "native"):
         raise ValueError(f'accumulate must be "float32" or "native", got {accumulate!r}')
+    if deterministic and accumulate == "native":
+        raise ValueError('deterministic=True sums in fixed point, accumulate="native" in 16 bits: choose one')
 
 
 MOST_LEVELS, MOST_SAMPLES, MOST_CHANNELS = 6, 128, 256
