@@ -14,7 +14,7 @@ import torch
 from codetr_kernels.deform_attention.reference import sampling_locations
 from torch import Tensor
 
-from codetr.errors import UserError, suggestion
+from codetr.errors import UserError, nearest
 
 IMAGE = (800, 1333)
 """Height and width in pixels: the usual size of COCO images in training and evaluation."""
@@ -125,7 +125,8 @@ def select(patterns: Sequence[str], *, device: torch.device, quick: bool) -> lis
         return small_problems() if device.type == "cpu" else [p for p in paper_problems() if p.batch == 2]
     for pattern in patterns:
         if not fnmatch.filter([problem.name for problem in known], pattern):
-            hint = suggestion(pattern, [problem.name for problem in known], kind="problems")
+            close = nearest(pattern, [problem.name for problem in known])
+            hint = f"did you mean {close!r}?" if close else "`codetr bench kernels --list` names them all"
             raise UserError(f"--problem {pattern}: no problem is called so; {hint}")
     return [p for p in known if any(fnmatch.fnmatchcase(p.name, pattern) for pattern in patterns)]
 
