@@ -32,6 +32,9 @@ from codetr.bench.problems import select
 PATTERNS = ("encoder-l4-b2-*", "decoder900-l4-b2-*", "encoder-l5-b2-*", "decoder300-l4-b2-*", "*-b1-bf16", "*-b8-bf16")
 """By importance: the time may not suffice for the last ones."""
 
+TESTS_SHARE = 0.6
+"""Of the time, at most."""
+
 COMPILED = ("encoder-l4-b2-*", "decoder900-l4-b2-*")
 """Where torch.compile of the reference is measured too: each problem costs it a compilation or four."""
 
@@ -40,12 +43,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seconds", type=float, default=570, help="for everything together")
+    parser.add_argument("--without-tests", action="store_true", help="where they have passed already")
     parser.add_argument("--results", type=Path, default=_common.RESULTS)
     options = parser.parse_args()
     require_matplotlib()
     end = time.monotonic() + options.seconds
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    tests = _run_tests() if device.type == "cuda" else "not run: there is no GPU"
+    if device.type != "cuda":
+        tests = "not run: there is no GPU"
+    else:
+        tests = "not run" if options.without_tests else _run_tests(seconds=TESTS_SHARE * options.seconds)
     record, text = _measure(device, end, quick=options.quick)
     record = {"environment": _common.environment(), "tests": tests, **record}
     _common.RESULTS = options.results
@@ -62,10 +69,18 @@ def main() -> None:
         sys.exit("codetr is wrong somewhere; see the lines above")
 
 
-def _run_tests() -> str:
-    """pytest's last line; ends the script if a test fails."""
+def _run_tests(seconds: float) -> str:
+    """pytest's last line; ends the script if a test fails or they are not done in time."""
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False, timeout=seconds
+        )
+    except subprocess.TimeoutExpired:
+        sys.exit(
+            f"the GPU tests were not done after {seconds:.0f} s. Their kernels stay compiled: run this again; or "
+            "run pytest -m gpu by itself and this with --without-tests"
+        )
     print(done.stdout)
     if done.returncode:
         sys.exit(f"the GPU tests failed, so nothing is timed\n{done.stderr}")

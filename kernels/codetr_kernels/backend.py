@@ -17,7 +17,8 @@ _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class Backend(NamedTuple):
-    """name: what runs. reason: why, for a person."""
+    """name: what runs; "reference" is any form in PyTorch's operations, the one made for CPUs among them. reason: why,
+    for a person."""
 
     name: Literal["triton", "reference"]
     reason: str
@@ -53,7 +54,7 @@ def _of_device(kind: str, index: int | None) -> Backend:
             )
         return Backend("reference", f"TRITON_INTERPRET is set, and the interpreter runs on the CPU, not on {kind}")
     if kind != "cuda":
-        return Backend("reference", f"the kernels run on NVIDIA and AMD GPUs, not on {kind}")
+        return Backend("reference", f"PyTorch operations: the kernels run on NVIDIA and AMD GPUs, not on {kind}")
     if not torch.cuda.is_available():
         return Backend("reference", "torch sees no GPU")
     name = torch.cuda.get_device_name(index)

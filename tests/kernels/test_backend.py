@@ -33,7 +33,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: str |
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 class TestWithTriton:
     def test_a_cpu(self) -> None:
-        assert str(which_backend("cpu")) == "reference: the kernels run on NVIDIA and AMD GPUs, not on cpu"
+        assert (
+            str(which_backend("cpu"))
+            == "reference: PyTorch operations: the kernels run on NVIDIA and AMD GPUs, not on cpu"
+        )
 
     def test_the_interpreter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
@@ -42,7 +45,10 @@ class TestWithTriton:
         assert "TRITON_INTERPRET is set" in found.reason
 
     def test_an_apple_gpu(self) -> None:
-        assert str(which_backend("mps")) == "reference: the kernels run on NVIDIA and AMD GPUs, not on mps"
+        assert (
+            str(which_backend("mps"))
+            == "reference: PyTorch operations: the kernels run on NVIDIA and AMD GPUs, not on mps"
+        )
 
     def test_a_gpu_of_the_oldest_capability(self, monkeypatch: pytest.MonkeyPatch) -> None:
         gpu(monkeypatch, (8, 0))
