@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from codetr_kernels import deform_attention, deform_attention_fused, deform_attention_reference, which_backend
 from samples import DEVICE, EPSILON, ODD, Fused, assert_close, expected, fused, run
 from torch import Tensor
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("garbage")]
 
 
 @pytest.fixture(autouse=True)
 def _kernels_run() -> None:
     assert which_backend(DEVICE).name == "triton"
-
-
-@pytest.fixture(autouse=True)
-def _new_memory_is_garbage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a kernel does not write shows: `torch.empty` gives NaN."""
-    from codetr_kernels.deform_attention.triton import launch
-
-    real, like = Tensor.new_empty, torch.empty_like
-
-    def filled(tensor: Tensor) -> Tensor:
-        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
-
-    monkeypatch.setattr(Tensor, "new_empty", lambda *args, **kwargs: filled(real(*args, **kwargs)))
-    monkeypatch.setattr(launch.torch, "empty_like", lambda *args, **kwargs: filled(like(*args, **kwargs)))
-    yield
 
 
 @pytest.mark.parametrize(

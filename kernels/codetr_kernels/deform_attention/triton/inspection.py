@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from codetr_kernels.compilation import TARGETS, Compiled, compile_kernel
+from codetr_kernels.compilation.signature import meta, type_name, within_2gb
 from codetr_kernels.deform_attention.triton import launch
 from codetr_kernels.deform_attention.triton.backward import backward_kernel
 from codetr_kernels.deform_attention.triton.configs import Config, shipped
@@ -23,16 +24,6 @@ IMAGE = (800, 1333)
 
 DTYPES = {16: torch.bfloat16, 32: torch.float32, 64: torch.float64}
 """Of value, by the bits of a key."""
-
-_TYPES = {
-    torch.float64: "fp64",
-    torch.float32: "fp32",
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-    torch.int64: "i64",
-    torch.int32: "i32",
-    torch.uint8: "u8",
-}
 
 
 class Variant(NamedTuple):
@@ -108,13 +99,13 @@ def example(dtype: torch.dtype, channels: int, *, many_queries: bool, variant: V
     heads, levels, points = variant.heads, variant.levels, variant.points
     precise = torch.promote_types(dtype, torch.float32)
     return Problem(
-        value=_meta(batch, tokens, heads, channels, dtype=dtype),
+        value=meta(batch, tokens, heads, channels, dtype=dtype),
         sides=sides if variant.on_host else (),
-        shapes=None if variant.on_host else _meta(levels, 2, dtype=torch.int64),
-        references=_meta(batch, queries, levels, variant.form, dtype=precise) if variant.form else None,
-        samples=_meta(batch, queries, heads, levels, points, 2, dtype=dtype),
-        logits=_meta(batch, queries, heads, levels * points, dtype=dtype),
-        padding=_meta(batch, tokens, dtype=torch.bool) if variant.padded else None,
+        shapes=None if variant.on_host else meta(levels, 2, dtype=torch.int64),
+        references=meta(batch, queries, levels, variant.form, dtype=precise) if variant.form else None,
+        samples=meta(batch, queries, heads, levels, points, 2, dtype=dtype),
+        logits=meta(batch, queries, heads, levels * points, dtype=dtype),
+        padding=meta(batch, tokens, dtype=torch.bool) if variant.padded else None,
     )
 
 
@@ -144,7 +135,7 @@ def compile_config(
         num_stages=int(str(options["num_stages"])),
         enable_fp_fusion=bool(options["enable_fp_fusion"]),
         divisible_by_16=pointers,
-        within_2gb=[pointer for pointer in pointers if _within_2gb(values[pointer])],
+        within_2gb=[pointer for pointer in pointers if within_2gb(values[pointer])],
     )
 
 
@@ -154,7 +145,7 @@ def arguments(direction: str, problem: Problem, variant: Variant) -> dict[str, o
 
 
 def _forward_arguments(problem: Problem) -> dict[str, object]:
-    output = _meta(*problem.samples.shape[:3], problem.value.shape[3], dtype=problem.value.dtype)
+    output = meta(*problem.samples.shape[:3], problem.value.shape[3], dtype=problem.value.dtype)
     return {"value": problem.value, **_named_inputs(problem), "output": output, **_named_sizes(problem)}
 
 
@@ -169,7 +160,7 @@ def _backward_arguments(problem: Problem, variant: Variant) -> dict[str, object]
         "output": output,
         "value": value,
         **_named_inputs(problem),
-        "scale": _meta(1, dtype=compute) if variant.deterministic else value,
+        "scale": meta(1, dtype=compute) if variant.deterministic else value,
         "grad_value": value.to(value.dtype if native else sums),
         "grad_references": problem.samples.to(compute) if needs_references else value,
         "grad_samples": problem.samples,
@@ -190,22 +181,6 @@ def _named_inputs(problem: Problem) -> dict[str, Tensor]:
 def _named_sizes(problem: Problem) -> dict[str, object]:
     names = ("shapes", "size0", "size1", "size2", "size3", "size4", "size5", "S", "Q")
     return dict(zip(names, launch.size_arguments(problem), strict=True))
-
-
-def _meta(*size: int, dtype: torch.dtype) -> Tensor:
-    return torch.empty(size, dtype=dtype, device="meta")
-
-
-def type_name(argument: object) -> str:
-    """Triton's name of an argument's type, as it would be found at a launch."""
-    if isinstance(argument, Tensor):
-        return f"*{_TYPES[argument.dtype]}"
-    assert isinstance(argument, int), argument
-    return "i32" if -(2**31) <= argument < 2**31 else "i64"
-
-
-def _within_2gb(argument: object) -> bool:
-    return isinstance(argument, Tensor) and argument.numel() * argument.element_size() < 2**31
 
 
 def _instructions_per_point(compiled: Compiled, config: Config, problem: Problem, target: str) -> float | None:

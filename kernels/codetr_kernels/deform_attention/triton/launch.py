@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from codetr_kernels.backend import interpreted
 from codetr_kernels.deform_attention.triton.backward import backward_kernel
 from codetr_kernels.deform_attention.triton.configs import MANY_QUERIES, Config, Direction, ShapeClass, choose
 from codetr_kernels.deform_attention.triton.forward import forward_kernel
+from codetr_kernels.launching import device_of
 
 NO_LEVEL = (1 << 32) | 1
 """Fills the six scalars beyond the last level."""
@@ -67,7 +67,7 @@ def forward(problem: Problem) -> Tensor:
     if output.numel() == 0:
         return output
     config = choose(_shape_class(problem, "forward"))
-    with _device_of(value):
+    with device_of(value):
         forward_kernel[_grid(problem, config)](
             value,
             *input_arguments(problem),
@@ -113,7 +113,7 @@ def backward(
     if grad.numel():
         config = choose(_shape_class(problem, "backward"))
         unused = value  # A pointer that the kernel is compiled not to follow.
-        with _device_of(value):
+        with device_of(value):
             backward_kernel[_grid(problem, config)](
                 grad,
                 unused if output is None else output.contiguous(),
@@ -260,8 +260,3 @@ def _to_value_dtype(sums: Tensor, scale: Tensor | None, problem: Problem) -> Ten
     # A gradient that is no number leaves none elsewhere either: the integers that it was made into mean nothing.
     inverse = torch.where(scale > 0, 1 / scale, float("nan"))
     return (sums.to(problem.compute_dtype) * inverse).to(problem.value.dtype)
-
-
-def _device_of(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Triton launches on the current device, which need not be the tensors'."""
-    return torch.cuda.device_of(tensor) if tensor.is_cuda else contextlib.nullcontext()
