@@ -178,8 +178,10 @@ class QueryGroup:
     """Decoder queries that share a form, a rule about whom they see, and a source of supervision.
 
     content: (B, N, C). pos: (B, N, C) or None where the base derives it from the reference.
-    reference: (B, N, R) in (0, 1), cxcywh for R = 4, centre for R = 2. valid: (B, N) bool or None (all valid).
-    sees: names of the other groups that its queries attend to. weight: factor on all of the group's losses.
+    reference: (B, N, R) in (0, 1), cxcywh for R = 4, centre for R = 2, nothing for R = 0 (boxes are absolute, as in
+    DETR). valid: (B, N) bool or None (all valid). sees: names of the other groups that its queries attend to.
+    weight: factor on all of the group's losses. blocks: the queries are so many runs of equal length that do not see
+    each other.
     """
 
     name: str
@@ -190,6 +192,7 @@ class QueryGroup:
     valid: Tensor | None = None
     sees: frozenset[str] = field(default_factory=frozenset)
     weight: float = 1.0
+    blocks: int = 1
 
     def __len__(self) -> int:
         return self.content.shape[1]

@@ -17,9 +17,11 @@ DIM, HEADS = 8, 2
 SAME = 2e-6
 
 
-def group(name: str, size: int, *, valid: Tensor | None = None, sees: Iterable[str] = ()) -> QueryGroup:
-    content, pos = torch.randn(2, size, DIM), torch.randn(2, size, DIM)
-    return QueryGroup(name, content, pos, torch.rand(2, size, 2), Match(), valid=valid, sees=frozenset(sees))
+def group(
+    name: str, size: int, *, valid: Tensor | None = None, sees: Iterable[str] = (), blocks: int = 1
+) -> QueryGroup:
+    content, pos, reference = torch.randn(2, size, DIM), torch.randn(2, size, DIM), torch.rand(2, size, 2)
+    return QueryGroup(name, content, pos, reference, Match(), valid=valid, sees=frozenset(sees), blocks=blocks)
 
 
 def layer(dropout: float = 0.0) -> GroupedSelfAttention:
@@ -72,6 +74,34 @@ def test_groups_equal_multihead_attention_under_the_mask_that_they_stand_for() -
     module = layer()
     expected = torchs(module, *joined(groups), ~seen.repeat_interleave(HEADS, dim=0))
     torch.testing.assert_close(torch.cat(run(module, groups), 1), expected, atol=SAME, rtol=0)
+
+
+@pytest.mark.parametrize("sees", [(), ("a",)])
+def test_blocks_see_themselves_and_what_the_group_sees(sees: tuple[str, ...]) -> None:
+    """Once folded into the batch, once under a mask, as the group sees nothing else or something."""
+    groups = [group("a", 2), group("b", 6, sees=sees, blocks=3)]
+    seen = torch.zeros(8, 8, dtype=torch.bool)
+    seen[:2, :2] = True
+    for start in (2, 4, 6):
+        seen[start : start + 2, start : start + 2] = True
+    seen[2:, :2] = bool(sees)
+    assert Visibility.of(groups).folds(1) is not bool(sees)
+    module = layer()
+    expected = torchs(module, *joined(groups), ~seen.expand(2 * HEADS, -1, -1))
+    torch.testing.assert_close(torch.cat(run(module, groups), 1), expected, atol=SAME, rtol=0)
+
+
+def test_invalid_keys_within_blocks() -> None:
+    valid = torch.tensor([[True, False, True, True]])
+    mask = Visibility.of([group("a", 4, valid=valid, blocks=2)]).mask(0)
+    assert mask is not None
+    rows = [[True, False, False, False], [True, True, False, False], [False, False, True, True]]
+    assert mask.tolist() == [[[*rows, rows[2]]]]
+
+
+def test_blocks_of_unequal_length_are_an_error() -> None:
+    with pytest.raises(ValueError, match="group 'dn' has 5 queries, which are not 2 blocks"):
+        Visibility.of([group("dn", 5, blocks=2)])
 
 
 def changed(groups: list[QueryGroup], index: int) -> list[QueryGroup]:
