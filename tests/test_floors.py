@@ -127,7 +127,13 @@ def test_the_kernels_import_torch_and_triton_only() -> None:
     allowed = {*sys.stdlib_module_names, "codetr_kernels", "torch", "triton"}
     for name, path in modules().items():
         if name.split(".")[0] == "codetr_kernels":
-            assert {target.split(".")[0] for target in imports(name, path)} <= allowed, name
+            # Where it has no kernel: inside a function, with an error that says what is missing.
+            lazy = {
+                "codetr_kernels.nms.reference": {"torchvision"},
+                "codetr_kernels.linear_assignment.reference": {"scipy"},
+            }
+            also = lazy.get(name, set())
+            assert {target.split(".")[0] for target in imports(name, path)} <= allowed | also, name
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(modules()) if name in HALLS or floor(name) == 8])

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from codetr_kernels.assigners import CellGrid
 from torch import Tensor
 
 from codetr.structures import Targets
@@ -19,12 +20,14 @@ class Priors:
     """Anchors, points or proposals of a batch, level after level.
 
     boxes: (P, 4) shared by all images, or (B, P, 4); xyxy pixels. valid: (B, P) bool, False outside the image or where
-    padded. level_sizes: number of priors of each level, their sum is P.
+    padded. level_sizes: number of priors of each level, their sum is P. grid: where the priors lie, if they are one a
+    cell of the levels; `valid` is then what its sizes say.
     """
 
     boxes: Tensor
     valid: Tensor
     level_sizes: tuple[int, ...]
+    grid: CellGrid | None = None
 
     def of_images(self) -> Tensor:
         """The boxes as (B, P, 4), a view where they are shared."""

@@ -1,17 +1,24 @@
-"""Class losses on sigmoid logits. All are unreduced: the caller weights, sums and divides."""
+"""Class losses. All are unreduced, or summed over the classes of a row where they say so: the caller weights, sums and
+divides."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from codetr_kernels.losses import distribution_focal_loss, quality_focal_loss, sigmoid_focal_loss_rows
+from codetr_kernels.losses.reference import one_hot
 from torch import Tensor
 
 from codetr.ops.boxes import widened
 
-
-def one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """(..., K) bool; a label of K (background) gives no True."""
-    return labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)
+__all__ = [
+    "binary_cross_entropy",
+    "distribution_focal_loss",
+    "one_hot",
+    "quality_focal_loss",
+    "sigmoid_focal_loss",
+    "sigmoid_focal_loss_rows",
+]
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -21,6 +28,8 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 def sigmoid_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Focal loss (..., K) of logits (..., K) against labels (...) int64, where K stands for background.
+
+    Where its sum over the classes is all that is wanted, `sigmoid_focal_loss_rows` needs no such tensor.
 
     alpha: weight of the positive entries, 1 - alpha that of the negative ones. gamma: exponent of the modulation.
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from pydantic import Field
+import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from codetr.assigners.hungarian import MatchingCost, hungarian_match
 from codetr.config import Section
 from codetr.losses.box import giou_loss
-from codetr.losses.focal import sigmoid_focal_loss
-from codetr.ops.boxes import cxcywh_to_xyxy, normalise
+from codetr.losses.focal import quality_focal_loss, sigmoid_focal_loss_rows
+from codetr.ops.boxes import aligned_iou, cxcywh_to_xyxy, normalise
 from codetr.ops.distributed import mean_over_ranks
 from codetr.structures import Assigned, DecoderOutput, EncoderPrediction, Match, QueryGroup, Targets
 
@@ -20,12 +23,25 @@ from codetr.structures import Assigned, DecoderOutput, EncoderPrediction, Match,
 class CriterionConfig(Section):
     """Weights of the set loss and of the matching cost; the defaults are those of Co-Deformable-DETR."""
 
-    class_weight: float = Field(2.0, ge=0, description="weight of the focal class loss")
+    class_loss: Literal["focal", "quality_focal"] = Field(
+        "focal", description="sigmoid: focal loss, or quality focal loss, whose target is the IoU of the query's box"
+    )
+    class_weight: float = Field(2.0, ge=0, description="weight of the class loss")
     l1_weight: float = Field(5.0, ge=0, description="weight of the L1 box loss")
     giou_weight: float = Field(2.0, ge=0, description="weight of the GIoU box loss")
     alpha: float = Field(0.25, ge=0, le=1, description="focal loss: weight of positives against negatives")
-    gamma: float = Field(2.0, ge=0, description="focal loss: exponent")
+    gamma: float = Field(2.0, ge=0, description="focal loss: exponent; quality focal loss: its beta, at least 1")
+    no_object_weight: float = Field(0.1, ge=0, le=1, description="softmax (DETR): weight of queries without an object")
     cost: MatchingCost = Field(default_factory=MatchingCost, description="Hungarian matching")
+
+    @model_validator(mode="after")
+    def _settings_take_effect(self) -> CriterionConfig:
+        if self.class_loss == "quality_focal":
+            if self.alpha != type(self).model_fields["alpha"].default:
+                raise ValueError("alpha belongs to class_loss: focal; with class_loss: quality_focal leave it out")
+            if self.gamma < 1:
+                raise ValueError("gamma must be at least 1 with class_loss: quality_focal")
+        return self
 
 
 @dataclass(frozen=True)
@@ -43,26 +59,52 @@ class SetCriterion:
     Each term is a sum over queries divided by the number of positives, averaged over ranks and at least 1. Box terms
     count positives only, L1 on cxcywh in units of the image, GIoU on the same boxes as corners (GIoU does not change
     with the scale of an axis, so it equals the published code's, in pixels).
+    classification: `sigmoid`, focal or quality focal loss of K logits; `softmax`, cross-entropy of K + 1, the last for
+    no object, divided by the sum of the weights, as DETR has it.
     Source: paper Eq. 5; Carion et al., arXiv 2005.12872, Eq. 2.
     """
 
-    def __init__(self, config: CriterionConfig) -> None:
-        self.config = config
+    def __init__(self, config: CriterionConfig, *, classification: Literal["sigmoid", "softmax"] = "sigmoid") -> None:
+        self.config, self.classification = config, classification
+        self._warned = False
+
+    def _background(self, output: DecoderOutput) -> int:
+        """The label of queries without an object, K."""
+        return output.logits.shape[-1] - (self.classification == "softmax")
 
     def group(self, group: QueryGroup, output: DecoderOutput, targets: Targets, sizes: Tensor) -> dict[str, Tensor]:
         """Losses `<group>.<layer>.<term>`, weighted, times the group's weight."""
+        self._warn_of_too_few_queries(group, targets)
         goal = self._goal(group.supervision, group.valid, output, targets, sizes)
-        return self._terms(group.name, output, goal, group.weight)
+        return {
+            f"{group.name}.{layer}.{term}": group.weight * value
+            for term, values in self._terms(output, goal).items()
+            for layer, value in enumerate(values.unbind())
+        }
 
     def encoder(self, prediction: EncoderPrediction, targets: Targets, sizes: Tensor) -> dict[str, Tensor]:
-        """Losses `encoder.<term>` of two-stage predictions."""
+        """Losses `encoder.<term>` of two-stage predictions, the mean over the sets of proposal heads."""
         if prediction.class_agnostic:
             # Channel 0 stands for any object; the channels of the real classes are trained as negatives.
             zeros = torch.zeros_like(targets.labels)
             targets = Targets(targets.boxes, zeros, targets.valid, targets.counts)
         goal = self._goal(Match(), None, prediction.output, targets, sizes)
-        terms = self._terms("encoder", prediction.output, goal, 1.0)
-        return {name.replace(".0.", "."): value for name, value in terms.items()}
+        terms = self._terms(prediction.output, goal)
+        return {f"encoder.{term}": values.mean() for term, values in terms.items()}
+
+    def _warn_of_too_few_queries(self, group: QueryGroup, targets: Targets) -> None:
+        """Once. Repeated matching (H-DETR) may have fewer queries than copies by design."""
+        most = max(targets.counts)
+        if self._warned or group.supervision != Match() or most <= len(group):
+            return
+        self._warned = True
+        warnings.warn(
+            f"an image has {most} objects but the group {group.name!r} has {len(group)} queries: objects beyond that go "
+            "without one; base.num_queries should exceed the objects of any image (a small image of a two-stage base "
+            "has no more queries than tokens)",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def _goal(
         self,
@@ -80,32 +122,48 @@ class SetCriterion:
             output.boxes,
             target_labels=targets.labels,
             target_boxes=boxes,
-            counts=targets.counts,
+            num_objects=targets.valid.sum(1),
             cost=self.config.cost,
             repeat=supervision.repeat,
             valid=valid,
         )
-        return _matched(index, targets.labels, boxes, valid, background=output.logits.shape[-1])
+        return _matched(index, targets.labels, boxes, valid, background=self._background(output))
 
-    def _terms(self, name: str, output: DecoderOutput, goal: _Goal, weight: float) -> dict[str, Tensor]:
+    def _terms(self, output: DecoderOutput, goal: _Goal) -> dict[str, Tensor]:
+        """(L,) of each term, weighted by the criterion."""
         config = self.config
-        positive = (goal.labels < output.logits.shape[-1]) & (goal.weights > 0)
+        positive = (goal.labels < self._background(output)) & (goal.weights > 0)
         count = mean_over_ranks(positive.sum((1, 2)).float()).clamp(min=1)
-        logits, boxes = output.logits.float(), output.boxes.float()
-        focal = sigmoid_focal_loss(logits, goal.labels.expand(logits.shape[:3]), alpha=config.alpha, gamma=config.gamma)
+        boxes = output.boxes.float()
         masked = positive.expand(boxes.shape[:3])
         distance = (boxes - goal.boxes).abs().sum(-1)
-        overlap = giou_loss(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(goal.boxes).expand_as(boxes))
-        sums = {
-            "cls": config.class_weight * (focal.sum(-1) * goal.weights).sum((1, 2)),
-            "l1": config.l1_weight * distance.masked_fill(~masked, 0.0).sum((1, 2)),
-            "giou": config.giou_weight * overlap.masked_fill(~masked, 0.0).sum((1, 2)),
-        }
+        overlap = giou_loss(boxes, goal.boxes, box_format="cxcywh")
         return {
-            f"{name}.{layer}.{term}": weight * value
-            for term, values in sums.items()
-            for layer, value in enumerate((values / count).unbind())
+            "cls": config.class_weight * self._class_loss(output, goal, positive, count),
+            "l1": config.l1_weight * distance.masked_fill(~masked, 0.0).sum((1, 2)) / count,
+            "giou": config.giou_weight * overlap.masked_fill(~masked, 0.0).sum((1, 2)) / count,
         }
+
+    def _class_loss(self, output: DecoderOutput, goal: _Goal, positive: Tensor, count: Tensor) -> Tensor:
+        """(L,) of each layer. positive: (L or 1, B, N) bool; count: (L or 1,), the positives' number."""
+        config, logits = self.config, output.logits
+        labels = goal.labels.expand(logits.shape[:3])
+        if self.classification == "sigmoid":
+            weights = goal.weights.expand(labels.shape)
+            if config.class_loss == "quality_focal":
+                quality = _quality(output.boxes.detach(), goal.boxes)
+                return quality_focal_loss(logits, labels, quality, weights, beta=config.gamma).sum((1, 2)) / count
+            focal = sigmoid_focal_loss_rows(logits, labels, weights, alpha=config.alpha, gamma=config.gamma)
+            return focal.sum((1, 2)) / count
+        weight = torch.where(positive, 1.0, config.no_object_weight) * goal.weights
+        entropy = F.cross_entropy(logits.float().movedim(-1, 1), labels, reduction="none")
+        total = mean_over_ranks(weight.sum((1, 2))).clamp(min=1)
+        return (entropy * weight).sum((1, 2)) / total
+
+
+def _quality(boxes: Tensor, targets: Tensor) -> Tensor:
+    """(L, B, N) IoU of boxes (L, B, N, 4) with those that they are to become, (L or 1, B, N, 4), both cxcywh."""
+    return aligned_iou(cxcywh_to_xyxy(boxes.float()), cxcywh_to_xyxy(targets.float())).clamp(0, 1)
 
 
 def _matched(index: Tensor, labels: Tensor, boxes: Tensor, valid: Tensor | None, *, background: int) -> _Goal:

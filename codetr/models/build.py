@@ -11,6 +11,7 @@ from codetr.losses.set_loss import CriterionConfig, SetCriterion
 from codetr.models.collaborative import Collaborative, CollaborativeConfig
 from codetr.models.parts.conv_tower import GROUPS
 from codetr.models.parts.positive_sampler import PositiveSampler
+from codetr.models.parts.postprocess import PostprocessConfig
 from codetr.models.parts.pyramid import PyramidAdapter
 from codetr.registry import BackboneSpec, BaseSpec, HeadSpec, NeckSpec, find
 
@@ -24,6 +25,7 @@ class ModelSpec(Section):
     criterion: CriterionConfig = Field(default_factory=CriterionConfig)
     heads: dict[str, HeadSpec] = Field(default_factory=dict)
     collaborative: CollaborativeConfig = Field(default_factory=CollaborativeConfig)
+    postprocess: PostprocessConfig = Field(default_factory=PostprocessConfig)
 
     @field_validator("heads")
     @classmethod
@@ -49,6 +51,14 @@ def build(spec: ModelSpec, num_classes: int, *, pretrained: bool = True) -> Coll
     backbone = find("backbones", spec.backbone.name)(spec.backbone.settings, pretrained=pretrained)
     neck = find("necks", spec.neck.name)(spec.neck.settings, channels=backbone.channels, strides=backbone.strides)
     base = find("bases", spec.base.name)(spec.base.settings, backbone=backbone, neck=neck, num_classes=num_classes)
+    wanted = "softmax" if base.classification == "softmax" else "focal"
+    if spec.criterion.cost.kind != wanted:
+        raise UserError(
+            f"base {spec.base.name} classifies by {base.classification}: criterion.cost.kind must be {wanted}, "
+            f"not {spec.criterion.cost.kind}"
+        )
+    if base.classification == "softmax" and spec.criterion.class_loss != "focal":
+        raise UserError(f"base {spec.base.name} classifies by softmax: leave criterion.class_loss out")
     config = spec.collaborative
     heads = {}
     if spec.heads:
@@ -60,4 +70,5 @@ def build(spec: ModelSpec, num_classes: int, *, pretrained: bool = True) -> Coll
             heads[name] = find("heads", head.name)(
                 head.settings, dim=base.dim, num_classes=num_classes, strides=strides, sampler=sampler
             )
-    return Collaborative(base, heads, config=config, criterion=SetCriterion(spec.criterion))
+    criterion = SetCriterion(spec.criterion, classification=base.classification)
+    return Collaborative(base, heads, config=config, criterion=criterion, postprocess=spec.postprocess)

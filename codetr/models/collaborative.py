@@ -14,7 +14,7 @@ from codetr.losses.set_loss import SetCriterion
 from codetr.models.bases.contract import Base
 from codetr.models.heads.contract import Head
 from codetr.models.parts.positive_queries import PositiveQueries
-from codetr.models.parts.postprocess import top_detections
+from codetr.models.parts.postprocess import PostprocessConfig, top_detections
 from codetr.models.parts.pyramid import PyramidAdapter
 from codetr.structures import Detections, ImageBatch, Positives, QueryGroup, Targets
 
@@ -38,10 +38,17 @@ class Collaborative(nn.Module):
     """
 
     def __init__(
-        self, base: Base, heads: Mapping[str, Head], *, config: CollaborativeConfig, criterion: SetCriterion
+        self,
+        base: Base,
+        heads: Mapping[str, Head],
+        *,
+        config: CollaborativeConfig,
+        criterion: SetCriterion,
+        postprocess: PostprocessConfig | None = None,
     ) -> None:
         super().__init__()
         self.config, self.criterion = config, criterion
+        self.postprocess = PostprocessConfig() if postprocess is None else postprocess
         self.base = base
         self.adapter = PyramidAdapter(base.dim, base.strides) if heads else None
         self.heads = nn.ModuleDict(dict(heads))
@@ -79,13 +86,20 @@ class Collaborative(nn.Module):
     def predict(self, images: ImageBatch, *, branch: str = "detr", max_detections: int = 100) -> list[Detections]:
         """Detections of each image, in pixels of the images in the batch, highest score first.
 
-        branch: `detr` for the decoder (no NMS), or the name of a head, evaluated on its own (paper Table 11).
+        branch: `detr` for the decoder (no NMS unless `postprocess` has one), or the name of a head, evaluated on its
+        own (paper Table 11).
         Raises: UserError for a branch that the model does not have.
         """
         memory = self.base.encode(images)
         if branch == "detr":
             output = self.base.decode(memory, self.base.propose(memory, None).groups)
-            return top_detections(output, images.sizes, max_detections=max_detections)
+            return top_detections(
+                output,
+                images.sizes,
+                max_detections=max_detections,
+                classification=self.base.classification,
+                config=self.postprocess,
+            )
         if self.adapter is None or branch not in self.heads:
             raise UserError(f"no branch {branch!r} in this model; it has {', '.join(['detr', *self.heads])}")
         head = self.heads[branch]

@@ -13,20 +13,24 @@ import math
 from dataclasses import dataclass
 
 import torch
+from codetr_kernels.boxes import pairwise_giou, pairwise_iou
+from codetr_kernels.boxes.reference import aligned_giou, aligned_iou, area, cxcywh_to_xyxy, widened
 from torch import Tensor
 
-_EPS = 1e-7
-
-
-def widened(x: Tensor) -> Tensor:
-    """The tensor in at least single precision."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre, width, height to corners."""
-    centre, half = boxes[..., :2], boxes[..., 2:] * 0.5
-    return torch.cat([centre - half, centre + half], dim=-1)
+__all__ = [
+    "DeltaCoder",
+    "aligned_giou",
+    "aligned_iou",
+    "area",
+    "clip",
+    "cxcywh_to_xyxy",
+    "denormalise",
+    "normalise",
+    "pairwise_giou",
+    "pairwise_iou",
+    "widened",
+    "xyxy_to_cxcywh",
+]
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
@@ -60,51 +64,6 @@ def denormalise(boxes_cxcywh: Tensor, sizes: Tensor) -> Tensor:
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     """(B, ..., 4) xyxy pixels, clipped to their images. sizes: (B, 2) height and width in pixels."""
     return torch.minimum(boxes.clamp(min=0), _extent(sizes, boxes.dim()))
-
-
-def area(boxes: Tensor) -> Tensor:
-    """(..., 4) to (...); 0 for a degenerate box."""
-    boxes = widened(boxes)
-    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
-
-
-def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection and union (at least 1e-7) of broadcast boxes."""
-    width = torch.minimum(a[..., 2], b[..., 2]) - torch.maximum(a[..., 0], b[..., 0])
-    height = torch.minimum(a[..., 3], b[..., 3]) - torch.maximum(a[..., 1], b[..., 1])
-    intersection = width.clamp(min=0) * height.clamp(min=0)
-    return intersection, (area(a) + area(b) - intersection).clamp(min=_EPS)
-
-
-def aligned_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of broadcast (..., 4) boxes, one by one."""
-    intersection, union = _overlap(widened(a), widened(b))
-    return intersection / union
-
-
-def aligned_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU in [-1, 1] of broadcast (..., 4) boxes, one by one.
-
-    Two degenerate boxes at the same place give 0.
-
-    Source: Rezatofighi et al., Generalized Intersection over Union, Algorithm 1.
-    """
-    a, b = widened(a), widened(b)
-    intersection, union = _overlap(a, b)
-    width = torch.maximum(a[..., 2], b[..., 2]) - torch.minimum(a[..., 0], b[..., 0])
-    height = torch.maximum(a[..., 3], b[..., 3]) - torch.minimum(a[..., 1], b[..., 1])
-    hull = (width.clamp(min=0) * height.clamp(min=0)).clamp(min=_EPS)
-    return intersection / union - (hull - union) / hull
-
-
-def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU (..., N, G) of every pair of (..., N, 4) and (..., G, 4)."""
-    return aligned_iou(a.unsqueeze(-2), b.unsqueeze(-3))
-
-
-def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU (..., N, G) of every pair of (..., N, 4) and (..., G, 4)."""
-    return aligned_giou(a.unsqueeze(-2), b.unsqueeze(-3))
 
 
 @dataclass(frozen=True)

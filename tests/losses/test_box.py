@@ -1,11 +1,15 @@
-"""L1 and GIoU."""
+"""L1 and the losses of overlaps."""
 
 from __future__ import annotations
 
-import torch
-from torchvision.ops import generalized_box_iou_loss
+from collections.abc import Callable
 
-from codetr.losses.box import giou_loss, l1_loss
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+
+from codetr.losses.box import ciou_loss, diou_loss, giou_loss, iou_loss, l1_loss
 
 
 def test_l1() -> None:
@@ -18,11 +22,21 @@ def test_giou_literals() -> None:
     torch.testing.assert_close(giou_loss(others, box), torch.tensor([0.0, 2 / 3, 4 / 3]))
 
 
-def test_giou_equals_torchvision() -> None:
+def test_iou_literals() -> None:
+    box = torch.tensor([0.0, 0.0, 10.0, 10.0])
+    others = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [20, 0, 30, 10]])
+    torch.testing.assert_close(iou_loss(others, box), torch.tensor([0.0, 2 / 3, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [(giou_loss, generalized_box_iou_loss), (diou_loss, distance_box_iou_loss), (ciou_loss, complete_box_iou_loss)],
+)
+def test_equal_torchvision(mine: Callable[..., Tensor], other: Callable[..., Tensor]) -> None:
     corner = torch.rand(2, 50, 2, dtype=torch.float64) * 50
     a, b = torch.cat([corner, corner + 1 + torch.rand_like(corner) * 50], dim=-1)
     a.requires_grad_()
-    ours, theirs = giou_loss(a, b), generalized_box_iou_loss(a, b)
+    ours, theirs = mine(a, b), other(a, b)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)  # theirs adds its eps, ours bounds by it
     torch.testing.assert_close(
         torch.autograd.grad(ours.sum(), a)[0], torch.autograd.grad(theirs.sum(), a)[0], rtol=1e-6, atol=1e-6

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal
 
-from codetr.losses.focal import binary_cross_entropy, one_hot, sigmoid_focal_loss
+from codetr.losses.focal import binary_cross_entropy, one_hot, sigmoid_focal_loss, sigmoid_focal_loss_rows
 
 
 def test_one_hot_gives_background_no_class() -> None:
@@ -30,6 +30,17 @@ def test_equals_torchvision(alpha: float, gamma: float) -> None:
     torch.testing.assert_close(ours, theirs)
     gradient = torch.autograd.grad(ours.sum(), logits)[0]
     torch.testing.assert_close(gradient, torch.autograd.grad(theirs.sum(), logits)[0])
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.4, 1.5)])
+def test_rows_are_sums_over_classes(alpha: float, gamma: float) -> None:
+    logits = torch.randn(3, 40, 5, requires_grad=True)
+    labels, counted = torch.randint(0, 6, (3, 40)), torch.rand(3, 40) < 0.5
+    rows = sigmoid_focal_loss_rows(logits, labels, counted, alpha=alpha, gamma=gamma)
+    entries = sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=gamma) * counted.unsqueeze(-1)
+    torch.testing.assert_close(rows, entries.sum(-1))
+    gradient = torch.autograd.grad(rows.sum(), logits)[0]
+    torch.testing.assert_close(gradient, torch.autograd.grad(entries.sum(), logits)[0])
 
 
 def test_certain_predictions_stay_finite() -> None:

@@ -105,9 +105,17 @@ def test_images_of_a_batch_share_the_sum() -> None:
     prediction = output([NEAR, FAR])
     double = DecoderOutput(prediction.logits.repeat(1, 2, 1, 1), prediction.boxes.repeat(1, 2, 1, 1))
     one = one_image(OBJECT)
-    targets = Targets(one.boxes.repeat(2, 1, 1), one.labels.repeat(2, 1), one.valid.repeat(2, 1), (1, 0))
+    valid = torch.tensor([[True, False], [False, False]])
+    targets = Targets(one.boxes.repeat(2, 1, 1), one.labels.repeat(2, 1), valid, (1, 0))
     found = SetCriterion(CriterionConfig()).group(group(2), double, targets, SIZES.repeat(2, 1))
     assert values(found) == approx(layer(0, {**LITERAL, "cls": LITERAL["cls"] + 2 * 4 * NO}))
+
+
+def test_objects_are_counted_on_the_device() -> None:
+    """What the host believes has no part in it."""
+    targets = one_image(OBJECT)
+    found = losses(output([NEAR, FAR]), Targets(targets.boxes, targets.labels, targets.valid, (0,)))
+    assert values(found) == approx(layer(0, LITERAL))
 
 
 def test_without_objects_only_the_classes_are_trained() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -19,9 +20,14 @@ class Base(nn.Module, ABC):
 
     dim: channels of a token. num_classes: K. num_layers: decoder layers L, the factor of the heads' losses in Eq. 6.
     strides: pixels per cell of each level of `Memory`. query_width: channels that `adopt` wants, in units of `dim`.
+    classification: how logits become scores; `softmax` has K + 1 of them, the last for no object.
+    query_source: names of the submodules of which a copy makes another group like `match` (`propose_from`): what is
+    learned for each query, and the proposal heads of a two-stage variant. One that is None or missing is passed over.
     """
 
     Config: ClassVar[type[Section]]
+    query_source: ClassVar[tuple[str, ...]] = ()
+    classification: Literal["sigmoid", "softmax"] = "sigmoid"
     dim: int
     num_classes: int
     num_layers: int
@@ -36,6 +42,12 @@ class Base(nn.Module, ABC):
     def propose(self, memory: Memory, targets: Targets | None) -> Proposal:
         """The variant's own query groups, `match` first; without targets (inference) that group alone."""
 
+    def propose_from(self, memory: Memory, source: Mapping[str, nn.Module]) -> Proposal:
+        """`match` alone, as these modules make it in the place of the base's own of the same names (`query_source`)."""
+        view = copy.copy(self)
+        view.__dict__["_modules"] = {**self._modules, **source}
+        return view.propose(memory, None)
+
     @abstractmethod
     def adopt(self, embedding: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Turn positives into this variant's query form.
@@ -47,3 +59,25 @@ class Base(nn.Module, ABC):
     @abstractmethod
     def decode(self, memory: Memory, groups: Sequence[QueryGroup]) -> DecoderOutput:
         """All groups in one pass. A group attends to itself and to the groups that it `sees`, to nothing else."""
+
+
+class Wrapper(Base):
+    """A base that changes the groups of another, `inner`, and leaves all else to it."""
+
+    inner: Base
+
+    def __init__(self, inner: Base) -> None:
+        super().__init__()
+        self.inner = inner
+        self.dim, self.strides, self.num_classes = inner.dim, inner.strides, inner.num_classes
+        self.num_layers, self.query_width = inner.num_layers, inner.query_width
+        self.classification = inner.classification
+
+    def encode(self, images: ImageBatch) -> Memory:
+        return self.inner.encode(images)
+
+    def adopt(self, embedding: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        return self.inner.adopt(embedding, boxes)
+
+    def decode(self, memory: Memory, groups: Sequence[QueryGroup]) -> DecoderOutput:
+        return self.inner.decode(memory, groups)

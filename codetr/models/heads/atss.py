@@ -23,7 +23,7 @@ from codetr.assigners.atss import ATSSAssigner
 from codetr.assigners.contract import IGNORED, Priors, matched
 from codetr.config import Section
 from codetr.losses.box import giou_loss
-from codetr.losses.focal import binary_cross_entropy, sigmoid_focal_loss
+from codetr.losses.focal import binary_cross_entropy, sigmoid_focal_loss_rows
 from codetr.models.heads.contract import Head
 from codetr.models.parts.conv_tower import ConvTower, init_normal
 from codetr.models.parts.detections import best_per_class, top_of_levels
@@ -122,10 +122,10 @@ class ATSS(Head):
         target = centerness_target(priors.boxes, boxes) * positive
         count = mean_over_ranks(positive.sum(1).clamp(min=1).sum().float()).clamp(min=1)
         weight = mean_over_ranks(target.sum()).clamp(min=1)
-        focal = sigmoid_focal_loss(logits, labels, alpha=config.alpha, gamma=config.gamma)
+        focal = sigmoid_focal_loss_rows(logits, labels, counted, alpha=config.alpha, gamma=config.gamma)
         giou = giou_loss(self.coder.decode(priors.boxes, deltas), boxes)
         return {
-            "cls": config.class_weight * (focal * counted.unsqueeze(2)).sum() / count,
+            "cls": config.class_weight * focal.sum() / count,
             "box": config.giou_weight * (giou * target).sum() / weight,
             "centerness": config.centerness_weight
             * (binary_cross_entropy(centerness, target) * positive).sum()

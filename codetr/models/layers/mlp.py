@@ -23,6 +23,12 @@ class MLP(nn.Module):
         assert isinstance(layer, nn.Linear)
         return layer
 
+    def init_xavier(self) -> None:
+        """Xavier-uniform weights, as the official code gives to all that lies within its transformer."""
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.xavier_uniform_(layer.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
@@ -30,17 +36,21 @@ class MLP(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """The transformer's position-wise block with its residual and norm (post-norm)."""
+    """The transformer's position-wise block with its residual and norm (post-norm).
 
-    def __init__(self, dim: int, hidden_dim: int, *, dropout: float) -> None:
+    learned_slope: PReLU in place of ReLU, one slope for all channels that starts at 0.25 (DAB-DETR).
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, *, dropout: float, learned_slope: bool = False) -> None:
         super().__init__()
         self.linear1 = nn.Linear(dim, hidden_dim)
         self.linear2 = nn.Linear(hidden_dim, dim)
+        self.activation = nn.PReLU() if learned_slope else nn.ReLU()
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim)
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(F.relu(self.linear1(x)))
+        hidden = self.dropout(self.activation(self.linear1(x)))
         return self.norm(x + self.dropout(self.linear2(hidden)))

@@ -33,5 +33,10 @@ def best_per_class(
     boxes: (B, N, 4) xyxy pixels. scores, labels: (B, N). valid: (B, N) bool.
     """
     index, kept = nms(boxes, scores, labels, valid, iou_threshold=iou_threshold, limit=limit)
-    rows = zip(take(boxes, index), scores.gather(1, index), labels.gather(1, index), kept, strict=True)
-    return [Detections(box[keep], score[keep], label[keep]) for box, score, label, keep in rows]
+    rows = zip(take(boxes, index), scores.gather(1, index), labels.gather(1, index), strict=True)
+    # The kept ones come first. Their numbers are all that is read from the device, once for the batch.
+    counts = kept.sum(1).tolist()
+    return [
+        Detections(box[:count], score[:count], label[:count])
+        for (box, score, label), count in zip(rows, counts, strict=True)
+    ]

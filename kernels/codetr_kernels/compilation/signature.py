@@ -48,6 +48,7 @@ def compile_launch(
     arguments: Mapping[str, object],
     constants: Mapping[str, object],
     num_warps: int,
+    enable_fp_fusion: bool = True,
 ) -> Compiled:
     """`compile_kernel` for a launch with these arguments: tensors (on the meta device: `meta`) and numbers, by name."""
     # Allocators align tensors to more than 16 bytes.
@@ -59,6 +60,7 @@ def compile_launch(
         arguments={argument: type_name(value) for argument, value in arguments.items()},
         constants=constants,
         num_warps=num_warps,
+        enable_fp_fusion=enable_fp_fusion,
         divisible_by_16=pointers,
         within_2gb=[pointer for pointer in pointers if within_2gb(arguments[pointer])],
     )

@@ -48,6 +48,22 @@ def test_valid_are_the_cells_that_begin_inside_the_image() -> None:
     assert AnchorGrid(8, in_padding=True).priors(pyramid()).valid.all()
 
 
+def test_an_offset_shifts_the_centres() -> None:
+    boxes = AnchorGrid(scale=1, offset=0.5).priors(pyramid()).boxes
+    assert boxes[0].tolist() == [0, 0, 8, 8]
+    assert boxes[29].tolist() == [32, 16, 48, 32]
+
+
+def test_one_anchor_a_cell_lies_on_a_grid() -> None:
+    grid = AnchorGrid(8).priors(pyramid()).grid
+    assert grid is not None and grid.sizes is not None
+    assert (grid.shapes, grid.strides, grid.offset) == (((4, 6), (2, 3)), (8, 16), 0.0)
+    assert grid.sizes.tolist() == [[32, 48], [17, 40]]
+    in_padding = AnchorGrid(8, in_padding=True, offset=0.5).priors(pyramid()).grid
+    assert in_padding is not None and (in_padding.sizes, in_padding.offset) == (None, 0.5)
+    assert AnchorGrid(8, 1, (0.5, 1.0)).priors(pyramid()).grid is None
+
+
 def test_flat_cells_follow_the_anchors() -> None:
     """Channel a * 10 + c of cell (y, x): anchor a, value c."""
     y, x = torch.meshgrid(torch.arange(2.0), torch.arange(3.0), indexing="ij")

@@ -1,0 +1,1 @@
+"""Linear assignment in Triton: kernels, their launch, and their inspection."""

@@ -1,0 +1,1 @@
+"""The solver for more queries than registers hold."""
