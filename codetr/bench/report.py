@@ -19,7 +19,10 @@ from codetr.bench.candidates import OURS, Absent, Candidate
 from codetr.bench.ceilings import Ceilings
 from codetr.bench.measuring import Row
 
-PACKAGES = ("codetr", "torch", "triton", "transformers", "deformops", "mmcv")
+PACKAGES = (
+    *("codetr", "torch", "triton", "torchvision", "scipy", "transformers", "deformops", "mmcv"),
+    *("torch-linear-assignment", "lapx", "scikit-learn"),
+)
 CHAIN_TITLES = {"op": "the operation alone", "whole": "softmax, locations, padding and the operation"}
 WIDTH = 150  # columns where the output is no terminal
 
