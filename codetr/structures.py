@@ -5,7 +5,7 @@ training step has to ask the device how many objects there are.
 
 Dimension key: B images, H W pixels, G ground-truth objects (padded), I ignored regions (padded), S memory tokens,
 C channels, L levels or decoder layers, J pyramid levels, M positives, N queries, K classes, R reference width (2 or 4),
-D detections.
+D detections, A side of a mask's crop.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Targets:
     labels: (B, G) int64, contiguous class indices; 0 where not valid.
     valid: (B, G) bool; the valid objects of an image come first.
     counts: number of valid objects of each image, on the host, so that no code has to read `valid` back.
-    masks: (B, G, H, W) bool or None.
+    mask_crops: (B, G, A, A) uint8 or None: the share of the object in each cell of its box, 255 = all of it.
     ignore_boxes, ignore_valid: (B, I, 4) and (B, I), crowd regions, never a target; I may be 0.
     """
 
@@ -60,7 +60,7 @@ class Targets:
     labels: Tensor
     valid: Tensor
     counts: tuple[int, ...]
-    masks: Tensor | None = None
+    mask_crops: Tensor | None = None
     ignore_boxes: Tensor | None = None
     ignore_valid: Tensor | None = None
 
@@ -216,8 +216,9 @@ class DecoderOutput:
 class EncoderPrediction:
     """Two-stage predictions made from the tokens.
 
-    output: L = 1. class_agnostic: True if every ground truth counts as class 0 here (Deformable DETR).
-    valid: (B, N) bool, False where a token is padded or offers no proposal.
+    output: one layer, or one for each set of proposal heads (Group DETR); the loss is the mean over them.
+    class_agnostic: True if every ground truth counts as class 0 here (Deformable DETR).
+    valid: (L, B, N) bool, False where a token is padded or offers no proposal.
     """
 
     output: DecoderOutput
@@ -238,16 +239,23 @@ class Detections:
     """Detections of one image, highest score first.
 
     boxes: (D, 4) xyxy pixels. scores: (D,) in (0, 1). labels: (D,) int64 contiguous class indices.
-    masks: (D, H, W) bool or None.
+    masks: (D, H, W) bool or None, in the same pixels. mask_crops: (D, A, A) or None, the probability of the object in
+    each cell of its box, whatever the pixels are: `ops.masks.paste_masks` makes masks of them.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    mask_crops: Tensor | None = None
 
     def rescale(self, size: tuple[float, float], original: tuple[int, int]) -> Detections:
-        """Boxes from pixels of an image of `size` (h, w) to pixels of the `original` one, clipped to it."""
+        """Boxes from pixels of an image of `size` (h, w) to pixels of the `original` one, clipped to it.
+
+        Crops of masks stay as they are. Raises: ValueError if there are masks in pixels; paste them afterwards.
+        """
+        if self.masks is not None:
+            raise ValueError("masks in pixels cannot be rescaled; paste the crops into the rescaled image instead")
         height, width = original
         factor = self.boxes.new_tensor([width / size[1], height / size[0]]).repeat(2)
         limit = self.boxes.new_tensor([width, height]).repeat(2)
@@ -264,4 +272,5 @@ class Detections:
 
     def _take(self, keep: Tensor | slice) -> Detections:
         masks = None if self.masks is None else self.masks[keep]
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
+        crops = None if self.mask_crops is None else self.mask_crops[keep]
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks, crops)

@@ -49,6 +49,42 @@ def test_recipes_are_the_files_at_the_top_and_those_of_the_paper(small: Path) ->
     assert zoo.docstring(small / "bench.yaml") == "What bench is.\nAP 1."
 
 
+def test_numbers_in_names_count(small: Path) -> None:
+    (small / "paper" / "table10_one.yaml").touch()
+    (small / "paper" / "table9_36e.yaml").touch()
+    assert zoo.recipes()[2:] == ["paper/table2_one", "paper/table9_36e", "paper/table10_one"]
+
+
+@pytest.mark.parametrize(
+    ("comment", "expected"),
+    [
+        ("# On its own.\n", zoo.Recipe("bench", "On its own")),
+        ("", zoo.Recipe("bench", "")),
+        ("# A, 12 epochs: 47.1 AP on COCO val (Table 3).\n", zoo.Recipe("bench", "A, 12 epochs", 47.1)),
+        (
+            "# Table 2, DAB-DETR-C5, K = 1, 36 epochs: 43.1 AP on COCO val.\n",
+            zoo.Recipe(
+                "bench", "Table 2, DAB-DETR-C5, K = 1, 36 epochs", 43.1, zoo.Row("Table 2", "DAB-DETR-C5", 1, 36, "")
+            ),
+        ),
+        (
+            "# Table 13, A, K = 6, 12 epochs, six of them: 49.0 AP on COCO val.\n# Why.\n"
+            "# Measured: 48.9 AP on COCO val, one seed (benchmarks/results/a.md).\n",
+            zoo.Recipe(
+                "bench",
+                "Table 13, A, K = 6, 12 epochs, six of them",
+                49.0,
+                zoo.Row("Table 13", "A", 6, 12, "six of them"),
+                zoo.Measured(48.9, "COCO val"),
+            ),
+        ),
+    ],
+)
+def test_the_comment_of_a_spec_is_read(small: Path, comment: str, expected: zoo.Recipe) -> None:
+    (small / "bench.yaml").write_text(f"{comment}seed: 1\n")
+    assert zoo.recipe("bench") == expected
+
+
 @pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "zoo/quickstart.yaml", "zoo/quickstart"])
 def test_a_spec_is_found_by_name(small: Path, name: str) -> None:
     assert zoo.find(name) == small / "quickstart.yaml"
@@ -65,6 +101,8 @@ def test_a_wrong_name_gets_the_nearest(small: Path, tmp_path: Path, monkeypatch:
         zoo.find("quikest.yaml")
     with pytest.raises(UserError, match=r"did you mean 'bases/one'\?"):
         zoo.find("base/one")
+    with pytest.raises(UserError, match=r"did you mean 'paper/table2_one'\?"):
+        zoo.find("table2_one")
 
 
 @pytest.mark.parametrize("name", zoo.recipes())

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.safetensors"
 )
-@click.option("--spec", default="co_deformable_r50", show_default=True, help="Spec that the weights belong to.")
+@click.option("--spec", help="Spec that the weights belong to [that of the published weights].")
 @click.option("--annotations", type=click.Path(path_type=Path), help="COCO file that names the classes.")
 @click.option("--quiet", is_flag=True, help="Print the summary only.")
 def command(
-    file: Path, overrides: tuple[str, ...], output: Path, spec: str, annotations: Path | None, quiet: bool
+    file: Path, overrides: tuple[str, ...], output: Path, spec: str | None, annotations: Path | None, quiet: bool
 ) -> None:
-    """Convert the authors' Co-Deformable-DETR checkpoint FILE, and account for every tensor in it.
+    """Convert the published checkpoint FILE, and account for every tensor in it.
+
+    Known are the authors' files of Co-Deformable-DETR, DETR and Conditional DETR, and mmdetection's of the last two.
 
     \b
         codetr convert co_deformable_detr_r50_1x_coco.pth -o co_deformable_r50.safetensors

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from codetr import zoo
+
+if TYPE_CHECKING:
+    from codetr.spec import Spec
+
+_WIDTH = 100
+"""Columns of a table that is not written to a terminal."""
 
 
 @click.group("zoo")
@@ -18,28 +26,62 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--all", "fragments", is_flag=True, help="Also the fragments that specs extend.")
-def list_specs(fragments: bool) -> None:
-    """List the specs that can be trained as they are."""
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def list_specs(fragments: bool, as_json: bool) -> None:
+    """List the specs that can be trained as they are, with the AP on COCO val that was published for each.
+
+    Those under paper/ are rows of the tables of the Co-DETR paper.
+    """
     names = zoo.names() if fragments else zoo.recipes()
-    width = max(map(len, names), default=0)
-    for name in names:
-        summary = zoo.docstring(zoo.find(name)).partition("\n")[0]
-        click.echo(f"{name:<{width}}  {summary}".rstrip())
+    recipes = [zoo.recipe(name) for name in names]
+    if as_json:
+        click.echo(json.dumps([asdict(recipe) for recipe in recipes], indent=2))
+        return
+    if sys.stdout.isatty():
+        _print_tables(recipes)
+    else:
+        _print_lines(recipes)
     click.echo(f"\nin {zoo.root()}; `codetr zoo show NAME` prints one", err=True)
+
+
+def _print_tables(recipes: list[zoo.Recipe]) -> None:
+    from rich.console import Console
+
+    from codetr.zoo_tables import recipe_tables
+
+    console = Console(highlight=False)
+    for table in recipe_tables(recipes, width=console.width):
+        console.print(table)
+    console.print("AP: published, on COCO val. ours: measured by this project.", style="dim")
+
+
+def _print_lines(recipes: list[zoo.Recipe]) -> None:
+    """A line for each: name, published AP or -, what it is."""
+    width = max((len(recipe.name) for recipe in recipes), default=0)
+    for recipe in recipes:
+        published = "-" if recipe.published is None else f"{recipe.published:.1f}"
+        click.echo(f"{recipe.name:<{width}}  {published:>4}  {recipe.summary}".rstrip())
 
 
 @command.command("show")
 @click.argument("spec")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def show(spec: str, overrides: tuple[str, ...]) -> None:
+@click.option(
+    "--model", "as_model", is_flag=True, help="Its modules instead: parameters, operations, what only training has."
+)
+@click.option("--classes", type=click.IntRange(min=1), default=80, show_default=True, help="With --model.")
+def show(spec: str, overrides: tuple[str, ...], as_model: bool, classes: int) -> None:
     """Print a spec as it resolves, with the file and line that set each value.
 
-    The output is itself a spec.
+    The output is itself a spec. With --model, print the model that it makes.
     """
     from codetr.show import annotated
     from codetr.spec import load_spec
 
     resolved = load_spec(spec, overrides)
+    if as_model:
+        _print_model(resolved, classes)
+        return
     text = annotated(resolved, resolved.document)
     if sys.stdout.isatty():
         from rich.console import Console
@@ -48,6 +90,18 @@ def show(spec: str, overrides: tuple[str, ...]) -> None:
         Console().print(Syntax(text, "yaml", background_color="default"), soft_wrap=True)
     else:
         click.echo(text, nl=False)
+
+
+def _print_model(spec: Spec, classes: int) -> None:
+    from rich.console import Console
+
+    from codetr.model_summary import summarise
+    from codetr.zoo_tables import model_note, model_table
+
+    summary = summarise(spec, num_classes=classes)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    console.print(model_table(summary, title=spec.document.name))
+    console.print(model_note(summary), style="dim")
 
 
 @command.command("schema")

@@ -99,9 +99,9 @@ class SetCriterion:
             return
         self._warned = True
         warnings.warn(
-            f"an image has {most} objects but the group {group.name!r} has {len(group)} queries: objects beyond that go "
-            "without one; base.num_queries should exceed the objects of any image (a small image of a two-stage base "
-            "has no more queries than tokens)",
+            f"an image has {most} objects but the group {group.name!r} has {len(group)} queries: objects beyond that "
+            "go without one; base.num_queries should exceed the objects of any image (a small image of a two-stage "
+            "base has no more queries than tokens)",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from codetr.config import Section
-from codetr.errors import UserError
+from codetr.errors import UserError, suggestion
 from codetr.losses.set_loss import CriterionConfig, SetCriterion
 from codetr.models.collaborative import Collaborative, CollaborativeConfig
 from codetr.models.parts.conv_tower import GROUPS
@@ -39,6 +39,18 @@ class ModelSpec(Section):
                     "encoder, pos (a second ATSS: {atss_2: {name: atss}})"
                 )
         return heads
+
+    @model_validator(mode="after")
+    def _weights_have_a_head(self) -> ModelSpec:
+        """Without heads (`heads={}`) there is nothing to weigh, and the weights stay for when there is."""
+        for key in ("loss_weights", "query_weights"):
+            for name in getattr(self.collaborative, key) if self.heads else ():
+                if name not in self.heads:
+                    raise ValueError(
+                        f"collaborative.{key}: no head is called {name!r}; "
+                        f"{suggestion(name, self.heads, kind='names')}"
+                    )
+        return self
 
 
 def build(spec: ModelSpec, num_classes: int, *, pretrained: bool = True) -> Collaborative:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -24,6 +24,12 @@ class CollaborativeConfig(Section):
 
     lambda_1: float = Field(1.0, ge=0, description="weight of the decoder losses of positive queries (Eq. 6)")
     lambda_2: float = Field(2.0, ge=0, description="weight of the heads' losses, once per decoder layer (Eq. 6)")
+    loss_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="factors on lambda_2 for single heads by name, such as {atss: 0.5}; 1 for the others"
+    )
+    query_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="factors on lambda_1 for the positive queries of single heads; 1 for the others"
+    )
     positive_queries: bool = Field(True, description="feed the heads' positives into the decoder (Eq. 4)")
     fill: Literal["mask", "negatives"] = Field("mask", description="short images: masked, or random negatives")
     max_positives: int = Field(300, gt=0, description="at most so many positives of a head and image, at random")
@@ -107,12 +113,11 @@ class Collaborative(nn.Module):
         return [d.first(max_detections) for d in head.predict(self.adapter(memory))]
 
     def _head_losses(self, name: str, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        factor = self.config.lambda_2 * self.base.num_layers
+        factor = self.config.lambda_2 * self.config.loss_weights.get(name, 1.0) * self.base.num_layers
         return {f"{name}.{term}": factor * value for term, value in losses.items()}
 
     def _positive_group(self, name: str, positives: Positives, sizes: Tensor) -> QueryGroup:
         embedding, boxes, supervision = self.positive_queries[name](positives, sizes)
         content, pos, reference = self.base.adopt(embedding, boxes)
-        return QueryGroup(
-            f"pos.{name}", content, pos, reference, supervision, valid=positives.valid, weight=self.config.lambda_1
-        )
+        weight = self.config.lambda_1 * self.config.query_weights.get(name, 1.0)
+        return QueryGroup(f"pos.{name}", content, pos, reference, supervision, valid=positives.valid, weight=weight)

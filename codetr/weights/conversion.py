@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 from codetr.errors import UserError
 
 Outcome = Literal["mapped", "dropped", "unmatched"]
+
+_WITHIN = "base.inner."
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,17 @@ def convert_state(source: Mapping[str, Tensor], rules: Sequence[Rule]) -> Conver
 def check_against(conversion: Conversion, expected: Mapping[str, Tensor]) -> Conversion:
     """Compare with a model's state: drop what only other training parts would read, complain about the rest.
 
+    What belongs to a base goes to the one within where the model's base wraps another.
+
     Raises: UserError naming tensors that are unmatched, missing or of another shape.
     """
     training_only = ("adapter.", "heads.", "positive_queries.")
+    if any(name.startswith(_WITHIN) for name in expected):
+        conversion = _within(conversion)
     entries, state = [], {}
     for entry in conversion.entries:
         needed = entry.outcome != "mapped" or entry.detail in expected
-        if not needed and entry.detail.startswith(training_only):
+        if not needed and entry.detail.startswith((*training_only, "base.label_embed.")):
             entry = Entry(entry.source, "dropped", "serves training only")
         elif not needed:
             entry = Entry(entry.source, "unmatched", f"the spec's model has no {entry.detail}")
@@ -118,6 +124,16 @@ def check_against(conversion: Conversion, expected: Mapping[str, Tensor]) -> Con
             "Name the spec that the weights belong to, with its overrides."
         )
     return Conversion(state, entries)
+
+
+def _within(conversion: Conversion) -> Conversion:
+    """With the names of a base that another wraps."""
+
+    def inner(name: str) -> str:
+        return re.sub(r"^base\.", _WITHIN, name)
+
+    entries = [replace(e, detail=inner(e.detail)) if e.outcome == "mapped" else e for e in conversion.entries]
+    return Conversion({inner(name): tensor for name, tensor in conversion.state.items()}, entries)
 
 
 def _moved(tensor: Tensor, rule: Rule) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, device
@@ -16,7 +17,11 @@ from codetr.evaluation.truth import GroundTruth
 from codetr.models.build import build
 from codetr.spec import Spec, load_spec
 from codetr.weights.conversion import Conversion, check_against
-from codetr.weights.official import convert_official, num_classes_of, read_official
+from codetr.weights.layouts import recognise
+from codetr.weights.official import read_official
+
+# Tensors with a row for each class.
+_PER_CLASS = re.compile(r"base\.(inner\.)?((?P<proposals>proposals\.)?heads\.classes\.\d+|label_embed)\.(weight|bias)")
 
 
 @dataclass(frozen=True)
@@ -28,25 +33,44 @@ class Converted:
     named: bool
 
 
+@dataclass(frozen=True)
+class _Classes:
+    """names, ids: of the categories. named: as in `Converted`. rows: of the file's class tensors; None for all."""
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    named: bool
+    rows: tuple[int, ...] | None = None
+
+
 def convert_checkpoint(
-    source: Path, output: Path, *, spec: str, overrides: Sequence[str] = (), annotations: Path | None = None
+    source: Path,
+    output: Path,
+    *,
+    spec: str | None = None,
+    overrides: Sequence[str] = (),
+    annotations: Path | None = None,
 ) -> Converted:
-    """Convert an official Co-Deformable-DETR checkpoint and write it as .safetensors with its spec.
+    """Convert a published checkpoint of a known layout and write it as .safetensors with its spec.
 
-    spec, overrides: what the weights belong to. annotations: a COCO file whose categories, in ascending id, are the
-    classes; without it, 80 classes are COCO's.
+    spec, overrides: what the weights belong to; by default, the spec of the layout's published weights. annotations: a
+    COCO file whose categories, in ascending id, are the classes; without it, 80 classes are COCO's, and 91 are COCO's
+    category ids where the layout counts those, of which the 80 that exist are kept.
 
-    Raises: UserError if the file is not such a checkpoint, if a tensor has no place in the spec's model, or if the
-    model lacks one of its own.
+    Raises: UserError if the file is of no known layout, if a tensor has no place in the spec's model, or if the model
+    lacks one of its own.
     """
     if not output.parent.is_dir():
         raise UserError(f"{output}: there is no folder {output.parent}; make it first, or name another file")
     state = read_official(source)
-    resolved = load_spec(spec, overrides)
-    conversion = convert_official(state)
-    num_classes = num_classes_of(state)
-    classes, ids, named = _classes(num_classes, annotations)
-    expected = _expected(resolved, num_classes)
+    resolved = None if spec is None else load_spec(spec, overrides)
+    layout = recognise(state)
+    if resolved is None:
+        resolved = load_spec(layout.spec, overrides)
+    count = layout.num_classes(state)
+    classes = _by_category_id(count, annotations) if layout.by_category_id else _classes(count, annotations)
+    expected = _expected(resolved, len(classes.names))
+    conversion = _with_rows(layout.convert(state), classes.rows, count, any_object_first=layout.any_object_first)
     conversion = check_against(conversion, expected)
     absent = [name for name in expected if name not in conversion.state]
     if absent:
@@ -54,10 +78,10 @@ def convert_checkpoint(
             f"{source} lacks {len(absent)} of the tensors that serve training only, such as {absent[0]}; leave the "
             "heads out: heads={}"
         )
-    meta = Meta(classes, ids, resolved.model_dump(mode="json"))
+    meta = Meta(classes.names, classes.ids, resolved.model_dump(mode="json"))
     with replaced_file(output) as fresh:
         save_weights(fresh, conversion.state, meta)
-    return Converted(conversion, meta, named)
+    return Converted(_reported(conversion, classes.rows), meta, classes.named)
 
 
 def _expected(spec: Spec, num_classes: int) -> dict[str, Tensor]:
@@ -65,7 +89,7 @@ def _expected(spec: Spec, num_classes: int) -> dict[str, Tensor]:
         return build(spec, num_classes, pretrained=False).state_dict()
 
 
-def _classes(num_classes: int, annotations: Path | None) -> tuple[tuple[str, ...], tuple[int, ...], bool]:
+def _classes(num_classes: int, annotations: Path | None) -> _Classes:
     if annotations is not None:
         truth = GroundTruth.load(annotations)
         if len(truth.names) != num_classes:
@@ -73,8 +97,58 @@ def _classes(num_classes: int, annotations: Path | None) -> tuple[tuple[str, ...
                 f"{annotations} has {len(truth.names)} categories, the weights {num_classes} classes; name "
                 "the file of the data set that they were trained on"
             )
-        return truth.names, tuple(int(i) for i in truth.category_ids), True
+        return _Classes(truth.names, tuple(int(i) for i in truth.category_ids), True)
     if num_classes == len(COCO_CLASSES):
-        return COCO_CLASSES, COCO_CATEGORY_IDS, True
+        return _Classes(COCO_CLASSES, COCO_CATEGORY_IDS, True)
     ids = tuple(range(1, num_classes + 1))
-    return tuple(f"class {i}" for i in ids), ids, False
+    return _Classes(tuple(f"class {i}" for i in ids), ids, False)
+
+
+def _by_category_id(num_classes: int, annotations: Path | None) -> _Classes:
+    """Of weights whose class index is a category id: those ids that are categories."""
+    if annotations is not None:
+        truth = GroundTruth.load(annotations)
+        ids = tuple(int(i) for i in truth.category_ids)
+        strange = [i for i in ids if not 0 <= i < num_classes]
+        if strange:
+            raise UserError(
+                f"{annotations} has a category of id {strange[0]}, the weights have classes 0 to {num_classes - 1}; "
+                "name the file of the data set that they were trained on"
+            )
+        return _Classes(truth.names, ids, True, rows=ids)
+    if num_classes == COCO_CATEGORY_IDS[-1] + 1:
+        return _Classes(COCO_CLASSES, COCO_CATEGORY_IDS, True, rows=COCO_CATEGORY_IDS)
+    ids = tuple(range(num_classes))
+    return _Classes(tuple(f"class {i}" for i in ids), ids, False)
+
+
+def _with_rows(
+    conversion: Conversion, rows: tuple[int, ...] | None, num_classes: int, *, any_object_first: bool = False
+) -> Conversion:
+    """The class tensors with these rows alone, and with what follows the rows of the classes: no object.
+
+    any_object_first: the first row of the proposals' stands for any object; it stays the first.
+    """
+    if rows is None:
+        return conversion
+    picked = {}
+    for name, tensor in conversion.state.items():
+        found = _PER_CLASS.fullmatch(name)
+        if found is None:
+            picked[name] = tensor
+        else:
+            own = (0, *rows[1:]) if any_object_first and found["proposals"] else rows
+            picked[name] = tensor[[*own, *range(num_classes, len(tensor))]]
+    return Conversion(picked, conversion.entries)
+
+
+def _reported(conversion: Conversion, rows: tuple[int, ...] | None) -> Conversion:
+    if rows is None:
+        return conversion
+    entries = [
+        replace(entry, detail=f"{entry.detail}, rows of {len(rows)} categories")
+        if _PER_CLASS.fullmatch(entry.detail)
+        else entry
+        for entry in conversion.entries
+    ]
+    return Conversion(conversion.state, entries)

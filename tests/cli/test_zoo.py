@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from codetr import yaml_nodes, zoo
 from codetr.cli.main import main
+from codetr.zoo_tables import recipe_tables
 
 SPEC = """\
 # A detector.
@@ -31,6 +34,62 @@ def test_list_names_every_recipe_with_its_first_line(capsys: pytest.CaptureFixtu
     assert [line.split()[0] for line in lines] == zoo.recipes()
     assert main(["zoo", "list", "--all"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(zoo.names())
+
+
+def test_list_gives_the_published_figure_behind_the_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zoo", "list"]) == 0
+    lines = {line.split()[0]: line.split(maxsplit=2)[1:] for line in capsys.readouterr().out.splitlines()}
+    assert lines["paper/table2_dab_c5_k1"] == ["43.1", "Table 2, DAB-DETR-C5, K = 1, 36 epochs"]
+    assert lines["quickstart"][0] == "-"
+
+
+def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zoo", "list", "--json"]) == 0
+    found = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+    assert list(found) == zoo.recipes()
+    assert found["co_deformable_r50"]["published"] == 49.5
+    assert found["paper/table9_36e_head"]["row"] == {
+        "table": "Table 9", "method": "Deformable-DETR", "k": 1, "epochs": 36, "detail": "head alone"
+    }  # fmt: skip
+    assert found["quickstart"]["measured"] == {"ap": 26.3, "dataset": "its own scenes"}
+
+
+@pytest.mark.parametrize("width", [80, 100, 150])
+def test_the_tables_of_a_terminal_fit_it(width: int) -> None:
+    recipes = [zoo.recipe(name) for name in zoo.names()]
+    console = Console(width=width, file=StringIO(), force_terminal=False)
+    with console.capture() as captured:
+        for table in recipe_tables(recipes, width=width):
+            console.print(table)
+    text = captured.get()
+    assert "\u2026" not in text
+    words = set(text.split())
+    assert words >= {recipe.name for recipe in recipes}
+    assert words >= {f"{recipe.published}" for recipe in recipes if recipe.published is not None}
+    headers = [line.split() for line in text.splitlines() if line.startswith(" spec")]
+    assert [header[-2:] for header in headers] == [["AP", "ours"]] * 11
+    titles = [line.strip() for line in text.splitlines() if line and not line.startswith(" ")]
+    assert [title.partition(":")[0] for title in titles] == [
+        "Recipes",
+        "Fragments",
+        *(f"Table {number} of the paper" for number in (2, 3, 4, 7, 8, 9, 10, 12, 13)),
+    ]
+
+
+def test_show_of_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zoo", "show", "quickstart", "--model", "--classes", "4"]) == 0
+    text = capsys.readouterr().out
+    lines = [line.split() for line in text.splitlines()]
+    assert max(map(len, text.splitlines())) <= 100 and "\u2026" not in text
+    assert ["heads.atss", "ATSS", "174,061", "174,061", "174,061"] in lines
+    assert ["at", "inference", "1,490,588", "21.7"] in lines
+    assert "4 classes." in text
+
+
+@pytest.mark.parametrize("spec", ["co_dino_5scale_r50", "dab_detr_r50"])
+def test_large_models_fit_a_hundred_columns(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zoo", "show", spec, "--model"]) == 0
+    assert "\u2026" not in capsys.readouterr().out
 
 
 def test_show_prints_values_with_their_origins_and_no_colours(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,3 +209,54 @@ def test_a_number_that_is_not_finite_reaches_the_loss() -> None:
     poisoned = DecoderOutput(prediction.logits * float("nan"), prediction.boxes)
     found = values(losses(poisoned, one_image(OBJECT)))
     assert math.isnan(found["match.0.cls"]) and math.isfinite(found["match.0.l1"])
+
+
+def by_softmax(
+    probabilities: list[list[float]], targets: Targets, queries: QueryGroup | None = None, **config: float
+) -> dict[str, float]:
+    """Losses of queries at NEAR and FAR (further ones at FAR), the last class of which is no object."""
+    boxes = torch.tensor([NEAR, *[FAR] * (len(probabilities) - 1)])[None, None]
+    prediction = DecoderOutput(torch.tensor(probabilities).log()[None, None], boxes)
+    settings = CriterionConfig(**{"class_weight": 1.0, "cost": {"kind": "softmax"}, **config})  # type: ignore[arg-type]
+    criterion = SetCriterion(settings, classification="softmax")
+    return values(criterion.group(queries or group(len(probabilities)), prediction, targets, SIZES))
+
+
+def test_softmax_divides_by_the_sum_of_the_weights() -> None:
+    """The object's class has 1/2, the other query has no object with 1/4; its weight is a tenth."""
+    rows = [[0.3, 0.5, 0.2], [0.5, 0.25, 0.25]]
+    found = by_softmax(rows, one_image(OBJECT))
+    assert found == approx(layer(0, {"cls": (LN2 + 0.1 * 2 * LN2) / 1.1, "l1": 1.0, "giou": 1.0}))
+    found = by_softmax(rows, one_image(OBJECT), class_weight=3.0, no_object_weight=0.5)
+    assert found["match.0.cls"] == pytest.approx(3 * (LN2 + 0.5 * 2 * LN2) / 1.5, rel=1e-6)
+
+
+def test_softmax_without_objects() -> None:
+    """Twelve queries weigh 1.2; a sum of weights below 1 counts as 1, so that none is no division by zero."""
+    row = [0.5, 0.25, 0.25]
+    assert by_softmax([row] * 12, one_image())["match.0.cls"] == pytest.approx(2 * LN2, rel=1e-6)
+    assert by_softmax([row] * 2, one_image())["match.0.cls"] == pytest.approx(0.2 * 2 * LN2, rel=1e-6)
+
+
+def test_softmax_of_assigned_queries() -> None:
+    """Class 1 with 1/2, no object with 1/4, and one that is left out."""
+    supervision = assigned([1, 2, 2], [[0.5, 0.5, 0.4, 0.4], [9.0] * 4, [9.0] * 4], [1.0, 1.0, 0.0])
+    rows = [[0.3, 0.5, 0.2], [0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]
+    found = by_softmax(rows, one_image(), group(3, supervision))
+    assert found == approx(layer(0, {"cls": (LN2 + 0.1 * 2 * LN2) / 1.1, "l1": 1.0, "giou": 1.0}))
+
+
+def test_softmax_of_a_group_whose_queries_are_all_left_out_is_zero() -> None:
+    supervision = assigned([2, 2], [[0.5] * 4] * 2, [0.0, 0.0])
+    found = by_softmax([[0.3, 0.5, 0.2]] * 2, one_image(OBJECT), group(2, supervision))
+    assert found == approx(layer(0, {"cls": 0.0, "l1": 0.0, "giou": 0.0}))
+
+
+def test_softmax_is_the_weighted_cross_entropy_of_torch() -> None:
+    """As DETR calls it: the mean of weighted terms is their sum over the sum of the weights."""
+    logits, labels = torch.randn(40, 3), torch.randint(0, 3, (40,))
+    expected = torch.nn.functional.cross_entropy(logits, labels, torch.tensor([1.0, 1.0, 0.1]))
+    supervision = assigned(labels.tolist(), [[0.5] * 4] * 40, [1.0] * 40)
+    found = by_softmax(logits.softmax(-1).tolist(), one_image(), group(40, supervision))
+    # Forty float32 terms near 1 through a logarithm and back.
+    assert found["match.0.cls"] == pytest.approx(expected.item(), rel=1e-5)

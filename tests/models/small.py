@@ -16,6 +16,9 @@ ONE_STAGE = {"num_queries": 9, "ffn_dim": 32, "dropout": 0.0, "encoder_layers": 
 REFINE = {**ONE_STAGE, "box_refine": True}
 TWO_STAGE = {**REFINE, "two_stage": True}
 PLUS_PLUS = {**TWO_STAGE, "mixed_selection": True, "look_forward_twice": True}
+DETR = {"name": "detr", **ONE_STAGE}
+CONDITIONAL_DETR = {"name": "conditional_detr", **ONE_STAGE}
+SINGLE_SCALE = ("detr", "conditional_detr")
 SMALL_RCNN = {
     "rpn": {"channels": 32, "train_candidates": 50, "train_proposals": 30, "test_proposals": 30},
     "roi": {"hidden": 32, "samples": 16},
@@ -25,19 +28,23 @@ HEADS["both"] = {**HEADS["faster_rcnn"], **HEADS["atss"]}
 
 
 def small_spec(base: dict[str, Any], heads: dict[str, Any], **collaborative: Any) -> ModelSpec:
-    """Width 32, three levels, a ResNet of eight channels."""
+    """Width 32, a ResNet of eight channels, three levels, or the last one alone for bases of a single scale."""
+    name = base.get("name", "deformable_detr")
+    neck = {"name": "channel_mapper", "dim": 32, "num_levels": 3, "num_groups": 8}
     return ModelSpec.model_validate(
         {
-            "base": {"name": "deformable_detr", **base},
+            "base": {**base, "name": name},
             "backbone": {
                 "name": "resnet",
                 "model": "resnet10t",
                 "pretrained": False,
                 "frozen_stages": -1,
                 "norm": "frozen",
+                "stages": (4,) if name in SINGLE_SCALE else (2, 3, 4),
                 "options": {"channels": (8, 16, 16, 16), "stem_width": 8},
             },
-            "neck": {"name": "channel_mapper", "dim": 32, "num_levels": 3, "num_groups": 8},
+            "neck": {"name": "projection", "dim": 32} if name in SINGLE_SCALE else neck,
+            "criterion": {"cost": {"kind": "softmax" if name == "detr" else "focal"}},
             "heads": heads,
             "collaborative": {"max_positives": 12, **collaborative},
         }

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from small import HEADS, NUM_CLASSES, ONE_STAGE, PLUS_PLUS, batch, small_spec
+from small import DETR, HEADS, NUM_CLASSES, ONE_STAGE, PLUS_PLUS, batch, small_spec
 
 from codetr.errors import UserError
 from codetr.models.build import ModelSpec, build
@@ -97,3 +97,17 @@ def test_the_caller_may_leave_out_published_weights(monkeypatch: pytest.MonkeyPa
 def test_a_head_cannot_take_a_name_that_means_something_else(name):
     with pytest.raises(ValidationError, match="cannot be the name of a head"):
         small_spec(PLUS_PLUS, {name: {"name": "atss"}})
+
+
+@pytest.mark.parametrize(
+    ("base", "kind", "message"),
+    [
+        (DETR, "focal", r"base detr classifies by softmax: criterion\.cost\.kind must be softmax, not focal"),
+        (ONE_STAGE, "softmax", r"base deformable_detr classifies by sigmoid: .* must be focal, not softmax"),
+    ],
+)
+def test_the_matching_cost_belongs_to_the_classification(base: dict[str, Any], kind: str, message: str) -> None:
+    settings = small_spec(base, {}).model_dump()
+    spec = ModelSpec.model_validate({**settings, "criterion": {"cost": {"kind": kind}}})
+    with pytest.raises(UserError, match=message):
+        build(spec, NUM_CLASSES)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import HEADS, ONE_STAGE, PLUS_PLUS, REFINE, TWO_STAGE, batch, small_model
+from small import CONDITIONAL_DETR, DETR, HEADS, ONE_STAGE, PLUS_PLUS, REFINE, TWO_STAGE, batch, small_model
 
 from codetr.errors import UserError
 from codetr.models.parts.postprocess import top_detections
 
-BASES = {"one-stage": ONE_STAGE, "refine": REFINE, "two-stage": TWO_STAGE, "plus-plus": PLUS_PLUS}
+BASES = {
+    "one-stage": ONE_STAGE,
+    "refine": REFINE,
+    "two-stage": TWO_STAGE,
+    "plus-plus": PLUS_PLUS,
+    "detr": DETR,
+    "conditional": CONDITIONAL_DETR,
+}
 
 # One group's logits against the same group decoded in other company: float32 sums in another order, on values near 1.
 SAME = 1e-5
@@ -25,10 +32,10 @@ def groups_of(model, images, targets):
     return memory, groups
 
 
-@pytest.mark.parametrize("heads", ["atss", "both"])
-def test_evaluation_equals_the_bare_base_bit_for_bit(heads):
-    wrapped = small_model(PLUS_PLUS, HEADS[heads]).eval()
-    bare = small_model(PLUS_PLUS, HEADS["none"]).eval()
+@pytest.mark.parametrize(("base", "heads"), [("plus-plus", "atss"), *((base, "both") for base in BASES)])
+def test_evaluation_equals_the_bare_base_bit_for_bit(base, heads):
+    wrapped = small_model(BASES[base], HEADS[heads]).eval()
+    bare = small_model(BASES[base], HEADS["none"]).eval()
     bare.base.load_state_dict(wrapped.base.state_dict())
     images, _ = batch()
     with torch.no_grad():
@@ -38,7 +45,8 @@ def test_evaluation_equals_the_bare_base_bit_for_bit(heads):
             assert torch.equal(ours.labels, theirs.labels)
         memory = bare.base.encode(images)
         output = bare.base.decode(memory, bare.base.propose(memory, None).groups)
-        (first, _) = top_detections(output, images.sizes, max_detections=100)
+        kind = bare.base.classification
+        (first, _) = top_detections(output, images.sizes, max_detections=100, classification=kind)
         assert torch.equal(first.scores, wrapped.predict(images)[0].scores)
 
 

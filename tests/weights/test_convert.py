@@ -15,6 +15,7 @@ from codetr.engine.checkpoint import read_meta, read_weights
 from codetr.errors import UserError
 from codetr.structures import ImageBatch
 from codetr.weights import convert
+from codetr.weights.conversion import Conversion
 from codetr.weights.convert import Converted, convert_checkpoint
 
 
@@ -84,7 +85,7 @@ def test_an_annotation_file_of_another_number_of_classes(official: Any, checkpoi
 
 
 def test_eighty_classes_are_those_of_coco() -> None:
-    assert convert._classes(80, None) == (COCO_CLASSES, COCO_CATEGORY_IDS, True)
+    assert convert._classes(80, None) == convert._Classes(COCO_CLASSES, COCO_CATEGORY_IDS, True)
     assert (len(COCO_CLASSES), COCO_CLASSES[0], COCO_CATEGORY_IDS[-1]) == (80, "person", 90)
 
 
@@ -135,6 +136,28 @@ def test_a_wrong_spec_lists_the_tensors(official: Any, checkpoint: Path, overrid
     assert f"\n  {line}\n" in message
     assert "tensors do not fit the spec:" in message and "Name the spec that the weights belong to" in message
     assert not checkpoint.with_suffix(".safetensors").exists()
+
+
+def test_ninety_one_classes_by_category_id_are_those_of_coco_that_exist() -> None:
+    classes = convert._by_category_id(91, None)
+    assert (classes.names, classes.ids, classes.rows, classes.named) == (
+        COCO_CLASSES,
+        COCO_CATEGORY_IDS,
+        COCO_CATEGORY_IDS,
+        True,
+    )
+
+
+def test_class_numbers_by_category_id_start_at_zero() -> None:
+    assert convert._by_category_id(2, None) == convert._Classes(("class 0", "class 1"), (0, 1), False)
+
+
+def test_rows_of_categories_and_of_no_object() -> None:
+    tensor = torch.arange(6.0)
+    state = {"base.heads.classes.0.bias": tensor, "base.neck.conv.bias": tensor}
+    picked = convert._with_rows(Conversion(state, []), (1, 4), 5).state
+    assert picked["base.heads.classes.0.bias"].tolist() == [1, 4, 5]
+    assert picked["base.neck.conv.bias"] is tensor
 
 
 def test_a_folder_that_is_not_there(official: Any, checkpoint: Path, tmp_path: Path) -> None:

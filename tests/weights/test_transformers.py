@@ -1,10 +1,11 @@
-"""Our Deformable DETR against the independent implementation in transformers: every layer's logits and boxes."""
+"""Our detectors against the independent implementations in transformers: every layer's logits and boxes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from codetr.errors import UserError
 from codetr.structures import ImageBatch
 from codetr.weights import from_transformers
 
@@ -14,11 +15,15 @@ transformers = pytest.importorskip("transformers")
 TOLERANCE = 1e-4
 
 
-def hf_model(stages=(2, 3, 4), **settings):
-    backbone = transformers.TimmBackboneConfig(
-        backbone="resnet18", out_indices=stages, features_only=True, use_pretrained_backbone=False
+def hf_backbone(stages, **options):
+    return transformers.TimmBackboneConfig(
+        backbone="resnet18", out_indices=stages, features_only=True, use_pretrained_backbone=False, **options
     )
-    config = transformers.DeformableDetrConfig(
+
+
+def hf_model(kind="DeformableDetr", stages=(2, 3, 4), output_stride=None, **settings):
+    """A small model, away from its initial values: those are too regular to tell a wrong order from a right one."""
+    config = getattr(transformers, f"{kind}Config")(
         num_labels=5,
         d_model=64,
         encoder_layers=2,
@@ -28,15 +33,13 @@ def hf_model(stages=(2, 3, 4), **settings):
         encoder_ffn_dim=48,
         decoder_ffn_dim=48,
         num_queries=11,
-        backbone_config=backbone,
-        two_stage_num_proposals=11,
+        backbone_config=hf_backbone(stages, output_stride=output_stride),
         **settings,
     )
     torch.manual_seed(0)
-    model = transformers.DeformableDetrForObjectDetection(config).eval()
+    model = getattr(transformers, f"{kind}ForObjectDetection")(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            # The initial offsets, class biases and box deltas are too regular to tell a wrong order from a right one.
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model
 
@@ -63,8 +66,8 @@ def padded_batch():
     ids=["one-stage", "refine", "two-stage", "single-scale"],
 )
 @torch.no_grad()
-def test_every_layer_equals_transformers(settings):
-    theirs = hf_model(**settings)
+def test_every_layer_of_deformable_detr(settings):
+    theirs = hf_model(two_stage_num_proposals=11, **settings)
     ours = from_transformers(theirs).base
     images = padded_batch()
     expected = theirs.model(pixel_values=images.pixels, pixel_mask=(~images.padding).long())
@@ -89,3 +92,52 @@ def their_predictions(model, output):
         logits.append(model.class_embed[layer](hidden))
         boxes.append(delta.sigmoid())
     return torch.stack(logits), torch.stack(boxes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "output_stride"), [("Detr", None), ("Detr", 16), ("ConditionalDetr", None), ("ConditionalDetr", 16)]
+)
+@torch.no_grad()
+def test_every_layer_of_the_single_scale_kinds(kind, output_stride):
+    theirs = hf_model(kind, stages=(4,), output_stride=output_stride)
+    ours = from_transformers(theirs).base
+    images = padded_batch()
+    # With auxiliary_loss they return the layers' outputs, but feed each layer the normed output of the one before,
+    # which the published models do not.
+    outputs = []
+    for layer in theirs.model.decoder.layers:
+        layer.register_forward_hook(lambda module, args, result: outputs.append(result))
+    expected = theirs.model(pixel_values=images.pixels, pixel_mask=(~images.padding).long())
+    memory = ours.encode(images)
+    output = ours.decode(memory, ours.propose(memory, None).groups)
+    torch.testing.assert_close(memory.tokens, expected.encoder_last_hidden_state, atol=TOLERANCE, rtol=0)
+    assert ours.strides == (output_stride or 32,)
+    hidden = theirs.model.decoder.layernorm(torch.stack(outputs))
+    assert len(hidden) == 3 and torch.equal(hidden[-1], expected.last_hidden_state)
+    delta = theirs.bbox_predictor(hidden)
+    if kind == "ConditionalDetr":
+        delta[..., :2] += torch.logit(expected.reference_points.transpose(0, 1), eps=1e-5)
+    torch.testing.assert_close(output.logits, theirs.class_labels_classifier(hidden), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(output.boxes, delta.sigmoid(), atol=TOLERANCE, rtol=0)
+
+
+def test_another_kind_of_model_is_refused():
+    model = torch.nn.Module()
+    model.config = transformers.RTDetrConfig()
+    with pytest.raises(UserError, match=r"reads conditional_detr, .*, detr models, got 'rt_detr'"):
+        from_transformers(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("Detr", {"position_embedding_type": "learned"}, "reads sine position embeddings, got 'learned'"),
+        ("ConditionalDetr", {"decoder_ffn_dim": 32}, "equal heads and widths in encoder and decoder"),
+        ("DeformableDetr", {"decoder_n_points": 2}, "equal points in encoder and decoder"),
+    ],
+)
+def test_a_form_that_ours_does_not_have(kind, settings, message):
+    model = torch.nn.Module()
+    model.config = getattr(transformers, f"{kind}Config")(backbone_config=hf_backbone((4,)), **settings)
+    with pytest.raises(UserError, match=message):
+        from_transformers(model)

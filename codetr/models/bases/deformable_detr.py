@@ -1,8 +1,9 @@
 """Deformable DETR (Zhu et al., arXiv 2010.04159) in all its published forms, by settings.
 
-One-stage; with box refinement; two-stage; and Deformable-DETR++ (two-stage with mixed query selection, look forward
+One-stage; with box refinement; with learned boxes that the positions of queries follow through the layers (the
+deformable form of DAB-DETR); two-stage; and Deformable-DETR++ (two-stage with mixed query selection, look forward
 twice, dropout 0, feed-forward width 2048), the base of Co-Deformable-DETR. Against DINO: proposals are ranked by the
-first class channel and trained class-agnostically on all tokens, position embeddings stay as given, no norm after the
+first class channel and trained class-agnostically on all tokens, their positions stay as given, no norm after the
 decoder.
 """
 
@@ -14,7 +15,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from codetr.config import Section
-from codetr.errors import UserError
 from codetr.models.backbones.contract import Backbone
 from codetr.models.bases.contract import Base
 from codetr.models.layers.deformable import LayerSize
@@ -22,6 +22,7 @@ from codetr.models.necks.contract import Neck
 from codetr.models.parts.deformable_decoder import DeformableDecoder
 from codetr.models.parts.deformable_encoder import DeformableEncoder
 from codetr.models.parts.prediction_heads import PredictionHeads
+from codetr.models.parts.reference_position import ReferencePosition
 from codetr.models.parts.two_stage import TokenProposals, best_tokens
 from codetr.ops.gather import take
 from codetr.ops.position import sine_embedding
@@ -36,11 +37,15 @@ from codetr.structures import (
     Targets,
 )
 
+_EPS, _ANCHORS_EPS = 1e-5, 1e-3
+
 
 class DeformableDETR(Base):
-    """Deformable DETR. `adopt` takes (content, pos) halves and, in all forms, 4-d references, as the published code."""
+    """Deformable DETR. `adopt` takes (content, pos) halves, contents alone with learned anchors, and in all forms 4-d
+    references, as the published code."""
 
     query_width = 2
+    query_source = ("proposals", "anchor_embed", "query_embed")
 
     class Config(Section):
         num_queries: int = Field(300, gt=0, description="queries of the matched group")
@@ -54,13 +59,21 @@ class DeformableDETR(Base):
         two_stage: bool = Field(False, description="queries start from the encoder's proposals")
         mixed_selection: bool = Field(False, description="proposals give positions, contents are learned (DINO)")
         look_forward_twice: bool = Field(False, description="gradients reach the previous layer's box (DINO)")
+        learned_anchors: bool = Field(False, description="queries start from learned boxes (DAB-DETR)")
 
         @model_validator(mode="after")
         def _settings_take_effect(self) -> DeformableDETR.Config:
-            needs = {"two_stage": "box_refine", "look_forward_twice": "box_refine", "mixed_selection": "two_stage"}
+            needs = {
+                "two_stage": "box_refine",
+                "look_forward_twice": "box_refine",
+                "mixed_selection": "two_stage",
+                "learned_anchors": "box_refine",
+            }
             for setting, needed in needs.items():
                 if getattr(self, setting) and not getattr(self, needed):
                     raise ValueError(f"{setting}: true needs {needed}: true")
+            if self.learned_anchors and self.two_stage:
+                raise ValueError("learned_anchors: true and two_stage: true both say where queries start; take one")
             return self
 
     def __init__(self, config: Config, *, backbone: Backbone, neck: Neck, num_classes: int) -> None:
@@ -69,13 +82,22 @@ class DeformableDETR(Base):
         self.dim, self.strides, self.num_classes = neck.dim, neck.strides, num_classes
         self.num_layers = config.decoder_layers
         self.backbone, self.neck = backbone, neck
-        size = _layer_size(config, neck)
+        size = LayerSize.of_spec(
+            dim=self.dim,
+            num_heads=config.num_heads,
+            num_levels=len(self.strides),
+            num_points=config.num_points,
+            ffn_dim=config.ffn_dim,
+            dropout=config.dropout,
+        )
         self.encoder = DeformableEncoder(size, num_layers=config.encoder_layers, temperature=10000.0, offset=0.5)
         self.decoder = DeformableDecoder(
             size,
             num_layers=config.decoder_layers,
             box_refine=config.box_refine,
             look_forward_twice=config.look_forward_twice,
+            eps=_ANCHORS_EPS if config.learned_anchors else _EPS,
+            position=ReferencePosition(self.dim, scaled=True) if config.learned_anchors else None,
         )
         self.heads = PredictionHeads(
             self.dim,
@@ -89,11 +111,14 @@ class DeformableDETR(Base):
             self.proposal_embed = nn.Linear(2 * self.dim, 2 * self.dim)
             self.proposal_norm = nn.LayerNorm(2 * self.dim)
             nn.init.xavier_uniform_(self.proposal_embed.weight)
+        elif config.learned_anchors:
+            self.query_width = 1
+            self.anchor_embed = nn.Embedding(config.num_queries, 4)
         else:
             self.reference_points = nn.Linear(self.dim, 2)
             nn.init.xavier_uniform_(self.reference_points.weight)
             nn.init.zeros_(self.reference_points.bias)
-        learned = 1 if config.two_stage else 2
+        learned = 1 if config.two_stage or config.learned_anchors else 2
         if not config.two_stage or config.mixed_selection:
             self.query_embed = nn.Embedding(config.num_queries, learned * self.dim)
 
@@ -105,10 +130,16 @@ class DeformableDETR(Base):
         """Targets change nothing here: this variant has no training-only groups of its own."""
         if self.config.two_stage:
             return self._from_tokens(memory)
-        content, pos = _halves(self.query_embed.weight.expand(len(memory.tokens), -1, -1))
+        learned = self.query_embed.weight.expand(len(memory.tokens), -1, -1)
+        if self.config.learned_anchors:
+            anchors = self.anchor_embed.weight.sigmoid().expand(len(learned), -1, -1)
+            return Proposal((QueryGroup("match", learned, None, anchors, Match()),))
+        content, pos = _halves(learned)
         return Proposal((QueryGroup("match", content, pos, self.reference_points(pos).sigmoid(), Match()),))
 
     def adopt(self, embedding: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        if self.config.learned_anchors:
+            return embedding, None, boxes
         content, pos = _halves(embedding)
         return content, pos, boxes
 
@@ -124,7 +155,7 @@ class DeformableDETR(Base):
         if self.config.mixed_selection:
             content = self.query_embed.weight[: content.shape[1]].expand_as(content)
         group = QueryGroup("match", content, pos, reference, Match())
-        prediction = EncoderPrediction(DecoderOutput(logits[None], boxes[None]), class_agnostic=True, valid=valid)
+        prediction = EncoderPrediction(DecoderOutput(logits[None], boxes[None]), class_agnostic=True, valid=valid[None])
         return Proposal((group,), prediction)
 
 
@@ -132,19 +163,3 @@ def _halves(embedding: Tensor) -> tuple[Tensor, Tensor]:
     """Content and position, each (B, N, C), of an embedding (B, N, 2C)."""
     content, pos = embedding.chunk(2, dim=-1)
     return content, pos
-
-
-def _layer_size(config: DeformableDETR.Config, neck: Neck) -> LayerSize:
-    """Raises: UserError for a width that attention heads or position embeddings cannot share out."""
-    if neck.dim % config.num_heads:
-        raise UserError(f"neck.dim is {neck.dim}; it must be a multiple of base.num_heads ({config.num_heads})")
-    if neck.dim % 4:
-        raise UserError(f"neck.dim is {neck.dim}; it must be a multiple of 4 (sine and cosine of two coordinates)")
-    return LayerSize(
-        dim=neck.dim,
-        num_heads=config.num_heads,
-        num_levels=len(neck.strides),
-        num_points=config.num_points,
-        ffn_dim=config.ffn_dim,
-        dropout=config.dropout,
-    )

@@ -89,9 +89,8 @@ def grouped_attention(
         keys, values = (torch.cat([x[:, :, a:b] for a, b in spans], dim=2) for x in (key, value))
         if visibility.folds(index):
             blocks = visibility.blocks[index]
-            folded = F.scaled_dot_product_attention(
-                *(_folded(x, blocks) for x in (queries, keys, values)), dropout_p=dropout
-            )
+            queries, keys, values = (_folded(x, blocks) for x in (queries, keys, values))
+            folded = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
             outputs.append(folded.unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2, 3))
             continue
         mask = visibility.mask(index)

@@ -11,6 +11,8 @@ from codetr_kernels import deform_attention_fused
 from codetr_kernels.deform_attention import level_sides
 from torch import Tensor, nn
 
+from codetr.errors import UserError
+
 
 @dataclass(frozen=True)
 class LayerSize:
@@ -26,6 +28,17 @@ class LayerSize:
     num_points: int
     ffn_dim: int
     dropout: float
+
+    @classmethod
+    def of_spec(
+        cls, *, dim: int, num_heads: int, num_levels: int, num_points: int, ffn_dim: int, dropout: float
+    ) -> LayerSize:
+        """Raises: UserError for a width that attention heads or position embeddings cannot share out."""
+        if dim % num_heads:
+            raise UserError(f"neck.dim is {dim}; it must be a multiple of base.num_heads ({num_heads})")
+        if dim % 4:
+            raise UserError(f"neck.dim is {dim}; it must be a multiple of 4 (sine and cosine of two coordinates)")
+        return cls(dim, num_heads, num_levels, num_points, ffn_dim, dropout)
 
 
 def joined_references(references: Sequence[Tensor], shapes: Sequence[tuple[int, int]], *, num_points: int) -> Tensor:

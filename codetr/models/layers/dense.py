@@ -25,9 +25,9 @@ class DenseAttention(nn.Module):
         """content, pos: (B, N, C). tokens, token_pos: (B, S, C); padding: (B, S) bool, True where nobody looks."""
         weights, biases = self.in_proj.weight.chunk(3), self.in_proj.bias.chunk(3)
         inputs = (content + pos, tokens + token_pos, tokens)
-        projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
+        query, key, value = (F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True))
         rate = self.attention_dropout if self.training else 0.0
-        attended = dense_attention(*projected, padding, num_heads=self.num_heads, dropout=rate)
+        attended = dense_attention(query, key, value, padding, num_heads=self.num_heads, dropout=rate)
         return self.norm(content + self.dropout(self.out_proj(attended)))
 
 

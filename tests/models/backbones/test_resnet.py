@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from codetr.errors import UserError
@@ -158,3 +159,17 @@ def test_weights_are_fetched_if_setting_and_caller_want_them(
     monkeypatch.setattr(timm, "create_model", spy)
     ResNet(ResNet.Config(**{**TINY, "pretrained": setting}), pretrained=argument)
     assert asked == [expected]
+
+
+def test_a_dilated_last_stage_is_torchvisions() -> None:
+    """DC5: its blocks after the first are dilated; published weights fall apart under any other dilation."""
+    options = {"output_stride": 16, "channels": (8, 16, 24, 32)}
+    config = ResNet.Config(model="resnet50", pretrained=False, stages=(4,), norm="batch", options=options)
+    ours = ResNet(config, pretrained=False).eval()
+    block = torchvision.models.resnet.Bottleneck
+    theirs = torchvision.models.ResNet(block, [3, 4, 6, 3], replace_stride_with_dilation=[False, False, True])
+    assert ours.strides == (16,)
+    places = {name: (m.stride, m.dilation) for name, m in ours.net.named_modules() if isinstance(m, nn.Conv2d)}
+    expected = {name: (m.stride, m.dilation) for name, m in theirs.named_modules() if isinstance(m, nn.Conv2d)}
+    assert places == expected
+    assert [tuple(m.shape[-2:]) for m in ours(torch.randn(1, 3, 65, 97))] == [(5, 7)]

@@ -48,3 +48,23 @@ def test_dropout_is_for_training() -> None:
     assert not torch.equal(ffn(x), ffn(x))
     ffn.eval()
     assert torch.equal(ffn(x), ffn(x))
+
+
+def test_a_learned_slope_is_one_number_that_starts_at_a_quarter() -> None:
+    ffn = FeedForward(2, 3, dropout=0.0, learned_slope=True)
+    set_to(ffn.linear1, [[1, 0], [0, 1], [0, 0]], [0, 0, 0])
+    set_to(ffn.linear2, [[0, 4, 0], [0, 0, 0]], [0, 1])
+    plain = FeedForward(2, 3, dropout=0.0)
+    assert sum(p.numel() for p in ffn.parameters()) == sum(p.numel() for p in plain.parameters()) + 1
+    # (1, -2): slopes give (1, -1/2, 0), second layer (-2, 1), sum (-1, -1): no spread. ReLU would give (1, -1).
+    assert ffn(torch.tensor([[1.0, -2.0]])).tolist() == [[0.0, 0.0]]
+
+
+def test_xavier_weights() -> None:
+    mlp = MLP(8, 16, 2, num_layers=2)
+    nn.init.zeros_(mlp.layers[0].weight)
+    mlp.init_xavier()
+    for layer in mlp.layers:
+        bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
+        # Uniform up to the bound; of 32 or more draws the largest is above half of it.
+        assert bound / 2 < layer.weight.abs().max() <= bound

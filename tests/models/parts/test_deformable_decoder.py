@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from codetr.models.layers.attention import Visibility
 from codetr.models.layers.deformable import LayerSize
 from codetr.models.parts.deformable_decoder import DeformableDecoder
 from codetr.models.parts.prediction_heads import PredictionHeads, apply_deltas
+from codetr.models.parts.reference_position import ReferencePosition
 from codetr.ops.reference import on_levels, valid_ratios
 from codetr.structures import Match, Memory, QueryGroup
 
@@ -176,3 +178,38 @@ def test_gradients_of_the_first_reference(box_refine: bool, reached: list[bool])
     # Boxes by their reference alone: box heads that do not look at the content.
     output = module(memory(), [queries], constant_heads(0.1))
     assert [gradient(boxes, queries.reference) > 0 for boxes in output.boxes] == reached
+
+
+def test_predictions_come_after_the_norm_and_references_from_before_it() -> None:
+    """DINO: against the same layers called one by one, with positions from the references of each layer."""
+    position = ReferencePosition(8, scaled=True)
+    module = DeformableDecoder(
+        SIZE, num_layers=LAYERS, box_refine=True, look_forward_twice=True, eps=1e-3, position=position, norm=True
+    )
+    scattered(module)
+    predict, given = heads(), memory()
+    queries = replace(group("match", 4), pos=None)
+    output = module(given, [queries], predict)
+    content, reference = queries.content, queries.reference
+    ratios, alone = valid_ratios(given.padding, SHAPES), Visibility.of([queries])
+    assert module.norm is not None
+    for index, layer in enumerate(module.layers):
+        levels = [on_levels(reference, ratios)]
+        content = layer(content, position(content, levels, layer=index), levels, alone, given)
+        logits, deltas = predict(module.norm(content), index)
+        box = apply_deltas(deltas, reference, eps=1e-3)
+        reference = apply_deltas(predict.boxes[index](content), reference, eps=1e-3)
+        assert (box - reference).abs().max() > 1e-3
+        torch.testing.assert_close(output.logits[index], logits, atol=SAME, rtol=0)
+        torch.testing.assert_close(output.boxes[index], box, atol=SAME, rtol=0)
+
+
+def test_gradients_of_boxes_after_a_norm() -> None:
+    """Row: the layer of the boxes; column: the layer whose box head they reach, by its prediction or its update."""
+    predict = heads()
+    module = DeformableDecoder(SIZE, num_layers=LAYERS, box_refine=True, look_forward_twice=True, norm=True)
+    scattered(module)
+    output = module(memory(), [group("match", 4)], predict)
+    reached = [[True, False, False], [True, True, False], [False, True, True]]
+    biases = [mlp.last.bias for mlp in predict.boxes]
+    assert [[gradient(boxes, bias) > 0 for bias in biases] for boxes in output.boxes] == reached

@@ -51,3 +51,16 @@ def test_half_precision_logits_are_scored_in_single_precision() -> None:
     assert found.scores.dtype == torch.float32
     torch.testing.assert_close(found.scores, torch.tensor([8.0625, 8.0]).sigmoid())
     assert found.scores[0] > found.scores[1]
+
+
+def test_by_softmax_a_query_counts_once_and_no_object_is_left_out() -> None:
+    # Probabilities 1/2, 1/4, 1/4 (no object); 1/8, 1/8, 3/4; 1/6, 2/3, 1/6.
+    rows = [[2.0, 1.0, 1.0], [1.0, 1.0, 6.0], [1.0, 4.0, 1.0]]
+    boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.5], [0.2, 0.2, 0.2, 0.2], [0.5, 0.5, 1.0, 1.0]]])
+    prediction = DecoderOutput(torch.tensor([[rows]]).log(), boxes[None])
+    (found,) = top_detections(prediction, SIZES, max_detections=9, classification="softmax")
+    assert found.labels.tolist() == [1, 0, 0]
+    torch.testing.assert_close(found.scores, torch.tensor([2 / 3, 1 / 2, 1 / 8]))
+    assert found.boxes[0].tolist() == [0.0, 0.0, 200.0, 100.0]
+    (few,) = top_detections(prediction, SIZES, max_detections=2, classification="softmax")
+    assert few.labels.tolist() == [1, 0]
