@@ -10,6 +10,8 @@ from torch import Tensor
 
 from codetr.errors import UserError
 from codetr.weights import mmdetection, originals
+from codetr.weights.anchor import convert_anchor_detr
+from codetr.weights.anchor import num_classes_of as anchor_classes_of
 from codetr.weights.conversion import Conversion, Rule, convert_state
 from codetr.weights.dab import dab_rules, dn_deformable_rules
 from codetr.weights.deformable import rules_deformable, rules_mmdetection_deformable
@@ -114,6 +116,14 @@ LAYOUTS: tuple[Layout, ...] = (
         (r"transformer\.decoder\.layers\.0\.ca_qpos_sine_proj\.weight", r"query_embed\.weight"),
         _by_rules(originals.conditional_detr_rules()),
         _rows("class_embed.bias"),
+        by_category_id=True,
+    ),
+    Layout(
+        "Anchor DETR by its authors",
+        "anchor_detr_r50",
+        (r"transformer\.pattern\.weight", r"transformer\.encoder_layers\.0\.self_attn\.in_proj_weight"),
+        convert_anchor_detr,
+        anchor_classes_of,
         by_category_id=True,
     ),
     Layout(

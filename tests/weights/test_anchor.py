@@ -12,6 +12,7 @@ from codetr.errors import UserError
 from codetr.models.build import ModelSpec, build
 from codetr.weights.anchor import convert_anchor_detr, num_classes_of
 from codetr.weights.conversion import check_against
+from codetr.weights.layouts import recognise
 
 CLASSES, LAYERS = 3, 2
 KINDS = pytest.mark.parametrize("attention", ["rcda", "dense"])
@@ -116,6 +117,13 @@ def test_bookkeeping_is_dropped_and_strays_are_unmatched() -> None:
     entries = {entry.source: entry.outcome for entry in convert_anchor_detr(state | more).entries}
     assert {entries[name] for name in bookkeeping} == {"dropped"}
     assert {entries[name] for name in strays} == {"unmatched"}
+
+
+@KINDS
+def test_a_file_is_recognised(attention: str) -> None:
+    layout = recognise(both(attention)[1])
+    assert (layout.name, layout.spec) == ("Anchor DETR by its authors", "anchor_detr_r50")
+    assert layout.num_classes(both(attention)[1]) == CLASSES
 
 
 def test_another_state_dict_is_refused() -> None:
