@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ def small_spec(base: str, *, heads: bool, size: Size) -> ModelSpec:
             },
             "neck": {**fragment["neck"], "dim": size.dim, "num_groups": groups, **levels},
             "criterion": fragment["criterion"],
-            "heads": _heads(size) if heads else {},
+            "heads": small_heads(("faster_rcnn", "atss") if heads else (), size=size),
             "collaborative": {"max_positives": size.queries},
         }
     )
@@ -72,6 +73,10 @@ def _smaller(base: dict[str, Any], size: Size) -> dict[str, Any]:
     return smaller
 
 
-def _heads(size: Size) -> dict[str, Any]:
+def small_heads(names: Iterable[str], *, size: Size) -> dict[str, Any]:
+    """Heads of the zoo by name, the stages of the two-stage ones made small."""
     rpn = {"channels": size.dim, "train_candidates": 200, "train_proposals": 100, "test_proposals": 100}
-    return {"faster_rcnn": {"rpn": rpn, "roi": {"hidden": 2 * size.dim, "samples": 32}}, "atss": {}}
+    stages: dict[str, Any] = {"rpn": rpn, "roi": {"hidden": 2 * size.dim, "samples": 32}}
+    mask = {"channels": size.dim, "stacked_convs": 2}
+    smaller = {"faster_rcnn": stages, "mask_rcnn": {**stages, "mask": mask}}
+    return {name: smaller.get(name, {}) for name in names}

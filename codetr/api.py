@@ -91,6 +91,7 @@ def evaluate(
     branch: str | None = None,
     max_detections: int | None = None,
     evaluator: Literal["hotcoco", "pycocotools"] | None = None,
+    iou_type: Literal["bbox", "segm"] = "bbox",
     overrides: Sequence[str] = (),
     device: str = "auto",
     start: Callable[[int], Callable[[int], None]] | None = None,
@@ -99,21 +100,24 @@ def evaluate(
 
     source, overrides: as for `load_detector`. dataset: a data set to use instead of the one trained on.
     branch: `detr`, or the name of a head to evaluate on its own. max_detections, evaluator: instead of the spec's.
+    iou_type: `segm` scores masks, of a head that predicts them.
     start: given the number of images, returns what to call with every number of images done.
     Raises: UserError if there is no such detector, data set or branch, or the classes differ.
     """
     detector = load_detector(source, overrides=overrides, device=device)
     spec = detector.spec
     changes = {"branch": branch, "max_detections": max_detections, "evaluator": evaluator}
-    return evaluate_split(
+    figures = evaluate_split(
         detector.model,
         classes=detector.classes,
         category_ids=detector.category_ids,
         data=spec.data if dataset is None else elsewhere(spec.data, Path(dataset)),
         settings=spec.eval.model_copy(update={key: value for key, value in changes.items() if value is not None}),
+        iou_type=iou_type,
         device=detector.device,
         start=start,
     )
+    return figures[iou_type]
 
 
 def _run_or_file(source: str | Path | None) -> Path | None:

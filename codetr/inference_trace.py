@@ -42,7 +42,7 @@ def _grid_sample_flops(plane: Any, grid: Any, *args: Any, out_shape: Any = None,
 
 _SAMPLE = torch.ops.aten.grid_sampler_2d.default
 """What deformable attention runs as on the meta device."""
-_FORMULAS = {_SAMPLE.overloadpacket: _grid_sample_flops}
+FORMULAS = {_SAMPLE.overloadpacket: _grid_sample_flops}
 
 
 def trace(model: Collaborative) -> Trace:
@@ -54,7 +54,7 @@ def trace(model: Collaborative) -> Trace:
         images = ImageBatch(
             torch.empty(1, 3, height, width), torch.empty(1, height, width, dtype=torch.bool), torch.empty(1, 2)
         )
-        counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         with _Reads(parameters) as reads, counter, _by_module(model, counter, flops):
             memory = model.base.encode(images)
             groups = model.base.propose(memory, None).groups

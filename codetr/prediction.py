@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -19,6 +19,7 @@ from codetr.data.images import load_image
 from codetr.data.transforms import build_transform
 from codetr.errors import UserError
 from codetr.models.collaborative import Collaborative
+from codetr.ops.masks import paste_masks
 from codetr.pictures import draw_detections
 from codetr.structures import Detections, ImageInfo, to_device
 
@@ -32,7 +33,8 @@ Picture = str | Path | Image.Image | NDArray[np.uint8]
 class Prediction:
     """What was found in one picture.
 
-    detections: boxes xyxy in pixels of the picture, highest score first. classes: names of all classes, by label.
+    detections: boxes xyxy in pixels of the picture, highest score first, with masks if the branch predicts them.
+    classes: names of all classes, by label.
     pixels: (3, H, W) uint8, RGB, the picture. file: its name, or None if it was given as pixels.
     """
 
@@ -50,7 +52,7 @@ class Prediction:
         return [self.classes[label] for label in self.detections.labels.tolist()]
 
     def draw(self) -> Image.Image:
-        """The picture with boxes, class names and scores."""
+        """The picture with boxes, masks if there are any, class names and scores."""
         image = Image.fromarray(self.pixels.permute(1, 2, 0).numpy())
         return draw_detections(image, self.detections, self.classes, score=0.0)
 
@@ -126,10 +128,18 @@ class Detector:
         for sample, picture, size, detections in zip(
             samples, pictures, batch.images.sizes.tolist(), found, strict=True
         ):
-            in_picture = to_device(detections.rescale((size[0], size[1]), sample.info.size).above(score), "cpu")
+            in_picture = detections.above(score).rescale((size[0], size[1]), sample.info.size)
+            in_picture = to_device(_with_masks(in_picture, sample.info.size), "cpu")
             file = str(picture) if isinstance(picture, (str, Path)) else None
             predictions.append(Prediction(in_picture, self.classes, sample.image, file))
         return predictions
+
+
+def _with_masks(detections: Detections, size: tuple[int, int]) -> Detections:
+    """Masks in the pixels of a picture of `size` (height, width), if there are crops of masks."""
+    if detections.mask_crops is None:
+        return detections
+    return replace(detections, masks=paste_masks(detections.mask_crops, detections.boxes, size))
 
 
 def _sample(picture: Picture, image_id: int) -> Sample:

@@ -42,6 +42,7 @@ FLOORS = {
     "codetr.api": 7,
     "codetr.bench": 7,
     "codetr.inference_trace": 7,
+    "codetr.inspection": 7,
     "codetr.model_summary": 7,
     "codetr.pictures": 7,
     "codetr.prediction": 7,

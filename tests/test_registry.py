@@ -20,6 +20,7 @@ from codetr.registry import (
     Kind,
     NeckSpec,
     UnknownComponent,
+    components,
     find,
     names,
 )
@@ -113,6 +114,76 @@ def test_a_component_from_outside_that_cannot_be_used(plugin: str, suffix: str, 
     with pytest.raises(UserError) as error:
         find(kind, plugin + suffix)
     assert message in str(error.value)
+
+
+def package(folder: Path, name: str, points: str, summary: str = "") -> None:
+    """What an installed package leaves beside its modules."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    about = f"Summary: {summary}\n" if summary else ""
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{about}")
+    (info / "entry_points.txt").write_text(points)
+
+
+def test_a_component_of_an_installed_package(plugin: str, tmp_path: Path) -> None:
+    package(tmp_path, "mine", f"[codetr.heads]\nmy_head = {plugin}:MyHead\n", summary="A head of mine")
+    assert find("heads", "my_head") is sys.modules[plugin].MyHead
+    assert "my_head" in names("heads") and "my_head" not in names("bases")
+    model = Model.model_validate({"base": {"name": "deformable_detr"}, "heads": {"my_head": {"topk": 3}}})
+    assert model.heads["my_head"].settings.model_dump() == {"topk": 3}
+    with pytest.raises(UnknownComponent, match=r"^no head is called 'my_haed'; did you mean 'my_head'\?$"):
+        find("heads", "my_haed")
+    with pytest.raises(UnknownComponent):
+        find("bases", "my_head")
+    with pytest.raises(UnknownComponent):
+        find("necks", "my_head")
+
+
+def test_a_built_in_name_wins(plugin: str, tmp_path: Path) -> None:
+    package(tmp_path, "mine", f"[codetr.heads]\natss = {plugin}:MyHead\n", summary="A head of mine")
+    assert find("heads", "atss").__module__ == "codetr.models.heads.atss"
+    own, other = [entry for entry in components() if (entry.kind, entry.name) == ("heads", "atss")]
+    assert own.origin == "built in"
+    assert (other.origin, other.description) == ("mine 1.0", f"hidden by the built-in one: name it '{plugin}:MyHead'")
+
+
+def test_two_packages_with_one_name(plugin: str, tmp_path: Path) -> None:
+    package(tmp_path, "mine", f"[codetr.heads]\nmy_head = {plugin}:MyHead\n")
+    package(tmp_path, "yours", f"[codetr.heads]\nmy_head = {plugin}:Bare\n")
+    with pytest.raises(UserError) as error:
+        find("heads", "my_head")
+    message = str(error.value)
+    assert message.startswith("2 packages have a head called 'my_head': write ")
+    assert f"'{plugin}:MyHead' (mine 1.0)" in message and f"'{plugin}:Bare' (yours 1.0)" in message
+    assert message.endswith(", or uninstall one")
+    assert names("heads").count("my_head") == 1
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ("{plugin}:MyHaed", "has no 'MyHaed'; did you mean 'MyHead'?"),
+        ("{plugin}:Stranger", "'my_head' is not a subclass of codetr.models.heads.contract.Head"),
+        ("{plugin}_broken:MyHead", "the head 'my_head' cannot be imported: RuntimeError: half written"),
+    ],
+)
+def test_an_installed_component_that_cannot_be_used(plugin: str, point: str, message: str, tmp_path: Path) -> None:
+    package(tmp_path, "mine", f"[codetr.heads]\nmy_head = {point.format(plugin=plugin)}\n")
+    with pytest.raises(UserError) as error:
+        find("heads", "my_head")
+    assert message in str(error.value)
+    assert "my_head" in [entry.name for entry in components()]
+
+
+def test_the_list_of_components_imports_none(plugin: str, tmp_path: Path) -> None:
+    package(tmp_path, "mine", f"[codetr.bases]\nmy_base = {plugin}_broken:Base\n")
+    found = {(entry.kind, entry.name): entry for entry in components()}
+    atss = found["heads", "atss"]
+    assert (atss.origin, atss.place) == ("built in", "codetr.models.heads.atss")
+    assert atss.description == "ATSS: one square anchor a cell, assigned by the statistics of its overlaps"
+    assert found["bases", "my_base"].description == ""
+    assert all(entry.description for entry in found.values() if entry.origin == "built in")
+    assert {kind for kind, _ in found} == set(get_args(Kind))
 
 
 def test_the_cause_of_a_failed_import_is_kept(plugin: str) -> None:

@@ -16,7 +16,7 @@ from codetr.models.heads.faster_rcnn import FasterRCNN
 from codetr.registry import find
 from codetr.spec import Spec, load_spec
 from codetr.structures import Detections, ImageBatch
-from codetr.wrap import wrap_report, wrap_spec
+from codetr.wrap import load_wrapped, wrap_existing, wrap_report, wrap_spec
 
 
 def test_the_text_of_a_spec() -> None:
@@ -36,6 +36,43 @@ def written(folder: Path, heads: list[str]) -> Spec:
     return load_spec(file)
 
 
+@pytest.mark.parametrize(
+    ("base", "backbone", "stages", "strides", "neck"),
+    [
+        ("deformable_detr", "resnet50", (2, 3, 4), (8, 16, 32, 64), "channel_mapper"),
+        ("detr", "resnet50", (4,), (32,), "projection"),
+        ("conditional_detr", "resnet50", (4,), (32,), "projection"),
+        ("conditional_detr", "resnet50_dc5", (4,), (16,), "projection"),
+    ],
+)
+def test_a_base_brings_its_stages_and_its_neck(
+    base: str, backbone: str, stages: tuple[int, ...], strides: tuple[int, ...], neck: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "wrapped.yaml"
+    file.write_text(wrap_spec(base, ["atss", "faster_rcnn"], backbone=backbone))
+    spec = load_spec(file)
+    assert spec.backbone.settings.stages == stages and spec.neck.name == neck
+    assert spec.backbone.settings.model == "resnet50.tv_in1k"
+    with torch.device("meta"):
+        model = build(spec, 80, pretrained=False)
+    assert model.base.strides == strides and list(model.heads) == ["atss", "faster_rcnn"]
+
+
+@pytest.mark.parametrize("base", ["detr", "conditional_detr"])
+def test_inference_of_a_single_scale_base_is_unchanged(base: str) -> None:
+    settings = {
+        "extends": [f"bases/{base}", "backbones/resnet50"],
+        "base": {"num_queries": 8, "encoder_layers": 1, "decoder_layers": 1, "num_heads": 2, "ffn_dim": 16},
+        "backbone": {"model": "resnet10t", "options": {"channels": [8, 8, 8, 8], "stem_width": 8}},
+        "neck": {"dim": 32},
+        "heads": {"atss": {}, "faster_rcnn": {"rpn": {"channels": 8}, "roi": {"hidden": 8}}},
+    }
+    report = wrap_report(load_spec(settings), num_classes=5)
+    names = [part.name for part in report.parts]
+    assert report.unchanged and names[:4] == ["base", "decoder, for positive queries", "adapter", "head atss"]
+    assert [entry.slots for entry in report.positives] == [300, 128]
+
+
 def test_two_of_a_kind(tmp_path: Path) -> None:
     assert "\n  atss: {}\n  atss_2: {name: 'atss'}\n  faster_rcnn: {}\n  atss_3: {name: 'atss'}\n" in wrap_spec(
         "deformable_detr", ["atss", "atss", "faster_rcnn", "atss"]
@@ -49,6 +86,53 @@ def test_a_written_spec_is_the_base_of_the_zoo_with_heads(tmp_path: Path) -> Non
     spec, recipe = written(tmp_path, ["atss"]), load_spec("deformable_pp_r50")
     assert spec.base == recipe.base and spec.backbone == recipe.backbone and spec.train == recipe.train
     assert (spec.collaborative.lambda_1, spec.collaborative.lambda_2) == (1.0, 2.0)
+
+
+def test_heads_around_a_spec_of_the_zoo(tmp_path: Path) -> None:
+    text = wrap_existing("zoo/dino_r50.yaml", ["atss", "faster_rcnn"], folder=tmp_path)
+    assert text == (
+        "# dino_r50 with atss and faster_rcnn (K = 2). Written by `codetr wrap`.\n"
+        "extends: [dino_r50]\n"
+        "heads:\n"
+        "  atss: {}\n"
+        "  faster_rcnn: {}\n"
+        "collaborative: {lambda_1: 1.0, lambda_2: 2.0, positive_queries: true}\n"
+    )
+    spec, recipe = load_wrapped(text, tmp_path), load_spec("dino_r50")
+    assert spec.base == recipe.base and spec.train == recipe.train and spec.eval == recipe.eval
+    assert wrap_existing("dino_r50", ["atss", "faster_rcnn"], folder=tmp_path) == text
+
+
+def test_heads_beside_those_of_a_spec(tmp_path: Path) -> None:
+    text = wrap_existing("quickstart", ["atss", "faster_rcnn", "atss"], folder=tmp_path)
+    assert text == (
+        "# quickstart with atss and faster_rcnn and atss beside the 1 it has (K = 4). Written by `codetr wrap`.\n"
+        "extends: [quickstart]\n"
+        "heads:\n"
+        "  atss_2: {name: 'atss'}\n"
+        "  faster_rcnn: {}\n"
+        "  atss_3: {name: 'atss'}\n"
+    )
+    spec = load_wrapped(text, tmp_path)
+    assert list(spec.heads) == ["atss", "atss_2", "faster_rcnn", "atss_3"]
+    assert spec.collaborative.max_positives == 60
+
+
+def test_heads_around_a_file_in_another_folder(tmp_path: Path) -> None:
+    source, folder = tmp_path / "my specs" / "a, b.yaml", tmp_path / "out"
+    source.parent.mkdir()
+    folder.mkdir()
+    source.write_text("extends: [dino_r50]\nbase: {num_queries: 77}\n")
+    text = wrap_existing(str(source), ["atss"], folder=folder)
+    assert 'extends: ["../my specs/a, b.yaml"]\n' in text
+    assert load_wrapped(text, folder).base.settings.num_queries == 77
+    (folder / "written.yaml").write_text(text)
+    assert load_spec(folder / "written.yaml").base.settings.num_queries == 77
+
+
+def test_a_spec_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no file and no zoo spec is called 'dino_r5'; did you mean 'dino_r50'\?$"):
+        wrap_existing("dino_r5", ["atss"], folder=tmp_path)
 
 
 def test_a_head_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +155,7 @@ def test_a_head_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "resnet50",
             ["atss"],
             {},
-            "no 'resnet50' in the zoo's bases; valid names: deformable_detr, deformable_detr_pp",
+            "no 'resnet50' in the zoo's bases; valid names: ",
         ),
         ("deformable_detr", ["ats"], {}, "no head is called 'ats'; did you mean 'atss'?"),
         ("deformable_detr", ["atss"], {"backbone": "resnet5"}, "the zoo's backbones; did you mean 'resnet50'?"),
@@ -104,6 +188,7 @@ def small() -> Spec:
         },
         "neck": {"dim": 32, "num_groups": 4, "num_levels": 3},
         "heads": {"atss": {}, "atss_2": {"name": "atss"}},
+        "data": {"resize": {"size": 128}},
     }
     return load_spec(settings)
 
@@ -117,22 +202,66 @@ def test_the_counts_are_those_of_the_models(small: Spec) -> None:
     model = build(small, 5, pretrained=False)
     bare = build(small.model_copy(update={"heads": {}}), 5, pretrained=False)
     assert report.unchanged
-    assert sum(report.trained.values()) == count(model, trained=True)
-    assert report.shipped == count(bare, trained=False) > report.trained["base"] == count(bare, trained=True)
-    assert list(report.trained) == [
+    trained = {part.name: part.trained for part in report.parts}
+    assert sum(trained.values()) == count(model, trained=True)
+    assert sum(part.parameters for part in report.parts) == count(model, trained=False)
+    (shipped,) = [part for part in report.parts if part.ships]
+    assert shipped.name == "base" and shipped.parameters == count(bare, trained=False)
+    assert shipped.parameters > trained["base"] == count(bare, trained=True)
+    assert list(trained) == [
         "base",
+        "decoder, for positive queries",
         "adapter",
         "head atss",
         "head atss_2",
         "positive queries of atss",
         "positive queries of atss_2",
     ]
-    assert report.trained["head atss"] == count(model.heads["atss"], trained=True)
+    assert trained["head atss"] == count(model.heads["atss"], trained=True)
+
+
+def test_the_operations_and_the_positives(small: Spec) -> None:
+    report = wrap_report(small, num_classes=5)
+    flops = {part.name: part.flops for part in report.parts}
+    assert report.uncounted == "" and all(flops.values())
+    assert flops["head atss"] == flops["head atss_2"]
+    # A training step of this base without heads is its inference.
+    assert flops["base"] == report.inference_flops
+    first, second = report.positives
+    assert (first.head, first.slots, second.head, second.slots) == ("atss", 300, "atss_2", 300)
+    assert first.found == second.found and first.found.images == 2
+    assert report.images == "2 rendered scenes" and report.num_classes == 5
+
+
+def test_positives_of_a_data_set(small: Spec, tmp_path: Path) -> None:
+    data = {"dir": str(tmp_path / "data"), "synthetic": {"train": 1, "val": 3, "size": 64}, "resize": {"size": 128}}
+    spec = load_spec({**small.model_dump(mode="json"), "data": data})
+    report = wrap_report(spec, has_data=True)
+    assert report.num_classes == 10
+    assert report.images == f"3 images of {tmp_path / 'data' / 'annotations' / 'instances_val.json'}"
+    assert report.positives[0].found.images == 3
+
+
+def test_a_step_that_reads_numbers_is_not_counted(small: Spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wrap_test_reading.py").write_text(
+        "from codetr.models.heads.atss import ATSS\n\n\n"
+        "class Reading(ATSS):\n"
+        "    def forward(self, pyramid, targets):\n"
+        "        assert targets.valid.sum().item() >= 0\n"
+        "        return super().forward(pyramid, targets)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = load_spec({**small.model_dump(mode="json"), "heads": {"reading": {"name": "wrap_test_reading:Reading"}}})
+    report = wrap_report(spec, num_classes=5)
+    assert "item" in report.uncounted
+    assert [part.flops for part in report.parts] == [None] * len(report.parts)
+    assert report.unchanged and report.positives[0].slots is None and report.positives[0].found.images == 2
 
 
 def test_without_heads_all_that_is_trained_is_the_base(small: Spec) -> None:
     report = wrap_report(small.model_copy(update={"heads": {}}), num_classes=5)
-    assert list(report.trained) == ["base"] and report.unchanged
+    assert [part.name for part in report.parts] == ["base"] and report.unchanged and report.positives == ()
+    assert report.parts[0].flops == report.inference_flops
 
 
 @pytest.mark.parametrize("field", ["boxes", "scores"])
@@ -147,8 +276,9 @@ def test_the_proof_sees_a_difference_of_one_bit(small: Spec, monkeypatch: pytest
             values.view(-1)[-1] = torch.nextafter(values.view(-1)[-1], values.new_tensor(torch.inf))
         return [found]
 
+    model = build(small, 5, pretrained=False)
     monkeypatch.setattr(Collaborative, "predict", predict)
-    assert not wrap_report(small, num_classes=5).unchanged
+    assert not wrap._is_inference_unchanged(model, small)
     monkeypatch.setattr(wrap, "_PROBE_SIDE", 128)
     monkeypatch.setattr(Collaborative, "predict", plain)
-    assert wrap_report(small, num_classes=5).unchanged
+    assert wrap._is_inference_unchanged(model, small)

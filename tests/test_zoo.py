@@ -123,7 +123,7 @@ def test_every_fragment_opens_and_sets_known_sections(name: str) -> None:
     assert set(settings) <= set(Spec.model_fields)
 
 
-@pytest.mark.parametrize("name", ["atss", "faster_rcnn"])
+@pytest.mark.parametrize("name", ["atss", "faster_rcnn", "retinanet", "fcos", "paa", "gfl"])
 def test_the_fragment_of_a_head_states_its_defaults(name: str) -> None:
     settings = open_document(f"heads/{name}").plain()["heads"][name]
     component = find("heads", name)

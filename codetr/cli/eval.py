@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from codetr.evaluation.evaluators import Evaluator
     from codetr.evaluation.figures import CocoFigures
+    from codetr.evaluation.results import IouType
     from codetr.spec import Spec
 
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--branch", metavar="NAME", help="Evaluate a head on its own, e.g. atss; detr is the matched branch.")
 @click.option("--predictions", type=Path, metavar="FILE", help="Score a COCO results file instead of a model.")
 @click.option("--annotations", type=Path, metavar="FILE", help="The annotation file that --predictions belongs to.")
-@click.option("--iou-type", type=click.Choice(["bbox", "segm"]), help="Score boxes (the default) or masks.")
+@click.option("--iou-type", type=click.Choice(["bbox", "segm"]), help="Boxes or masks alone [what there is].")
 @click.option("--class-agnostic", is_flag=True, help="Match detections with objects of any class.")
 @click.option("--max-detections", type=click.IntRange(min=1), metavar="N", help="Detections counted; 100 by default.")
 @click.option("--evaluator", type=click.Choice(["hotcoco", "pycocotools"]), help="Library; both give the same figures.")
@@ -51,11 +52,12 @@ def command(
         codetr eval --predictions results.json --annotations instances_val.json
     """
     if predictions is None:
-        _refuse({"--annotations": annotations, "--iou-type": iou_type, "--class-agnostic": class_agnostic}, model=True)
+        _refuse({"--annotations": annotations, "--class-agnostic": class_agnostic}, model=True)
         figures, settings = _evaluate_model(
             arguments,
             dataset=dataset,
             branch=branch,
+            iou_type=iou_type,
             max_detections=max_detections,
             evaluator=evaluator,
             device=device or "auto",
@@ -95,7 +97,7 @@ def _score_file(
     class_agnostic: bool,
     max_detections: int,
     evaluator: str,
-) -> tuple[CocoFigures, dict[str, Any]]:
+) -> tuple[dict[IouType, CocoFigures], dict[str, Any]]:
     from codetr.evaluation.evaluators import CocoRules, score
     from codetr.evaluation.results import read_results
     from codetr.evaluation.truth import GroundTruth
@@ -104,7 +106,7 @@ def _score_file(
     library = _open_evaluator(evaluator)
     truth = GroundTruth.load(annotations)
     figures = score(truth, read_results(predictions, iou_type=iou_type), evaluator=library, rules=rules)
-    return figures, {
+    return {iou_type: figures}, {
         "predictions": str(predictions),
         "annotations": str(annotations),
         "iou_type": iou_type,
@@ -119,10 +121,11 @@ def _evaluate_model(
     *,
     dataset: Path | None,
     branch: str | None,
+    iou_type: IouType | None,
     max_detections: int | None,
     evaluator: str | None,
     device: str,
-) -> tuple[CocoFigures, dict[str, Any]]:
+) -> tuple[dict[IouType, CocoFigures], dict[str, Any]]:
     targets = [argument for argument in arguments if "=" not in argument or Path(argument).exists()]
     if len(targets) > 1:
         raise click.UsageError(f"one run, checkpoint or spec at a time, not {', '.join(targets)}")
@@ -146,11 +149,12 @@ def _evaluate_model(
             category_ids=detector.category_ids,
             data=data,
             settings=settings,
+            iou_type=iou_type,
             evaluator=library,
             device=detector.device,
             start=start,
         )
-    used = {**settings.model_dump(mode="json"), "evaluator": library.name}
+    used = {**settings.model_dump(mode="json"), "evaluator": library.name, "iou_type": " ".join(figures)}
     return figures, {"model": source, "data": None if data.dir is None else str(data.dir), **used}
 
 
@@ -193,14 +197,22 @@ def _progress() -> Iterator[Callable[[int], Callable[[int], None]]]:
         yield start
 
 
-def _report(figures: CocoFigures, settings: dict[str, Any], *, per_class: bool, json_file: Path | None) -> None:
+def _report(
+    figures: Mapping[IouType, CocoFigures], settings: dict[str, Any], *, per_class: bool, json_file: Path | None
+) -> None:
+    """One table for each kind. In the file the first kind's figures are at the top, masks beside boxes in `segm`."""
     from rich.console import Console
 
     from codetr.evaluation.files import write_json
     from codetr.evaluation.tables import print_figures
 
-    title = str(settings.get("model") or settings["predictions"])
-    print_figures(figures, Console(), title=title, per_class=per_class)
+    console, title = Console(), str(settings.get("model") or settings["predictions"])
+    entries: dict[str, dict[str, Any]] = {}
+    for kind, found in figures.items():
+        heading = None if len(figures) == 1 else {"bbox": "boxes", "segm": "masks"}[kind]
+        print_figures(found, console, title=title, heading=heading, per_class=per_class)
+        entries[kind] = {**found.as_dict(), "per_category_AP": dict(found.per_class)}
     if json_file is not None:
-        content = {**figures.as_dict(), "per_category_AP": dict(figures.per_class), "settings": settings}
+        first, *others = entries
+        content = {**entries[first], **{kind: entries[kind] for kind in others}, "settings": settings}
         write_json(json_file, content, indent=2)

@@ -18,6 +18,7 @@ COMMANDS = {
     "eval": ("codetr.cli.eval", "Evaluate a run, a checkpoint or a results file."),
     "predict": ("codetr.cli.predict", "Detect objects in images and draw them."),
     "wrap": ("codetr.cli.wrap", "Put auxiliary heads around a detector and write the spec."),
+    "inspect": ("codetr.cli.inspect", "See what each head calls positive in an image."),
     "data": ("codetr.cli.data", "Check a data set, or make a synthetic one."),
     "zoo": ("codetr.cli.zoo", "List the shipped specs, show what one resolves to."),
     "convert": ("codetr.cli.convert", "Convert published weights to safetensors."),

@@ -21,23 +21,32 @@ RESULTS, IMAGES = "predictions.json", "images.json"
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder for the pictures [predictions].")
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images computed together.")
+@click.option("--branch", metavar="NAME", help="A head instead of the matched queries; mask_rcnn draws masks.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 def command(
-    images: tuple[Path, ...], checkpoint: str | None, score: float, out: Path | None, batch: int, device: str
+    images: tuple[Path, ...],
+    checkpoint: str | None,
+    score: float,
+    out: Path | None,
+    batch: int,
+    branch: str | None,
+    device: str,
 ) -> None:
     """Detect objects in images, or in all images of folders.
 
-    Writes into DIR every picture with boxes and class names, predictions.json (COCO results, with the category ids of
-    the data set that the detector was trained on) and images.json (which file each image id is).
+    Writes into DIR every picture with boxes, masks if there are any, and class names; predictions.json (COCO results,
+    with the category ids of the data set that the detector was trained on); and images.json (which file each image id
+    is).
     """
     files = image_files(images)
     folder = out or Path("predictions")
 
     from codetr.api import load_detector
     from codetr.evaluation.files import write_json
-    from codetr.evaluation.results import collect, write_results
+    from codetr.evaluation.results import Results, image_results, write_results
 
-    detector = load_detector(checkpoint, device=device)
+    overrides = [] if branch is None else [f"eval.branch={branch}"]
+    detector = load_detector(checkpoint, overrides=overrides, device=device)
     found, entries = [], []
     pictures = zip(files, picture_names(files), strict=True)
     predictions = detector.stream(files, score=score, batch_size=batch)
@@ -46,11 +55,11 @@ def command(
             prediction.save(folder / name)
             height, width = prediction.pixels.shape[1:]
             entries.append({"id": number, "file_name": str(file), "height": height, "width": width})
-            found.append((number, prediction.detections))
+            found.append(image_results(number, prediction.detections, detector.category_ids))
             click.echo(f"{prediction} -> {folder / name}")
     finally:  # an image that cannot be read must not lose what the others gave
         if found:
-            write_results(folder / RESULTS, collect(found, detector.category_ids))
+            write_results(folder / RESULTS, Results.joined(found))
             write_json(folder / IMAGES, entries, indent=1)
     click.echo(f"{len(files)} pictures, {RESULTS} and {IMAGES} in {folder}")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from codetr.data.coco import Sample
+from codetr.ops.masks import CROP_SIDE, crop_masks
 from codetr.structures import Batch, ImageBatch, Targets
 
 
@@ -25,11 +26,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
         pixels[index, :, :bottom, :right] = sample.image
         padding[index, :bottom, :right] = False
     sizes = torch.tensor([sample.image.shape[-2:] for sample in samples], dtype=torch.float32)
-    targets = _targets(samples, height, width)
+    targets = _targets(samples)
     return Batch(ImageBatch(pixels, padding, sizes), targets, tuple(sample.info for sample in samples))
 
 
-def _targets(samples: Sequence[Sample], height: int, width: int) -> Targets:
+def _targets(samples: Sequence[Sample]) -> Targets:
     counts = tuple(len(sample.labels) for sample in samples)
     longest = max(1, *counts)
     boxes, valid = _pad_boxes([sample.boxes for sample in samples], longest)
@@ -38,8 +39,7 @@ def _targets(samples: Sequence[Sample], height: int, width: int) -> Targets:
     labels = torch.zeros(len(samples), longest, dtype=torch.int64)
     for index, sample in enumerate(samples):
         labels[index, : counts[index]] = sample.labels
-    masks = _pad_masks([sample.masks for sample in samples], longest, height, width)
-    return Targets(boxes, labels, valid, counts, masks, ignore_boxes, ignore_valid)
+    return Targets(boxes, labels, valid, counts, _mask_crops(samples, longest), ignore_boxes, ignore_valid)
 
 
 def _pad_boxes(boxes: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
@@ -51,11 +51,12 @@ def _pad_boxes(boxes: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
     return padded, valid
 
 
-def _pad_masks(masks: Sequence[Tensor | None], length: int, height: int, width: int) -> Tensor | None:
-    present = [own for own in masks if own is not None]
-    if not present:
+def _mask_crops(samples: Sequence[Sample], length: int) -> Tensor | None:
+    """Made here, so that the masks of an image never leave the process that loads it."""
+    if any(sample.masks is None for sample in samples):
         return None
-    padded = torch.zeros(len(present), length, height, width, dtype=torch.bool)
-    for index, own in enumerate(present):
-        padded[index, : own.shape[0], : own.shape[1], : own.shape[2]] = own
+    padded = torch.zeros(len(samples), length, CROP_SIDE, CROP_SIDE, dtype=torch.uint8)
+    for index, sample in enumerate(samples):
+        assert sample.masks is not None
+        padded[index, : len(sample.masks)] = crop_masks(sample.masks, sample.boxes)
     return padded

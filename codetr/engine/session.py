@@ -36,6 +36,7 @@ from codetr.evaluation.runner import check_branch, evaluate_model
 from codetr.evaluation.truth import GroundTruth
 from codetr.models.build import build
 from codetr.models.collaborative import Collaborative
+from codetr.registry import find
 from codetr.spec import Spec, dump
 
 
@@ -65,6 +66,7 @@ def run_training(
     name: of the new folder under runs/, unless `out` is given. resume: the run to continue from its last checkpoint.
     Raises: UserError for anything that the user can mend, nearly always before the folder is made.
     """
+    _require_masks(spec)
     if spec.train.threads is not None:
         torch.set_num_threads(spec.train.threads)
     console = console or Console()
@@ -114,6 +116,18 @@ def _trainer(
     return trainer
 
 
+def _require_masks(spec: Spec) -> None:
+    """Raises: UserError if a head learns masks and the data are read without them."""
+    if spec.data.masks:
+        return
+    for name, head in spec.heads.items():
+        if find("heads", head.name).has_masks:
+            raise UserError(
+                f"heads.{name}: the head {head.name} learns masks, but data.masks is false. Set data.masks=true (each "
+                "annotation then needs a `segmentation`), or use the head faster_rcnn, which needs boxes only."
+            )
+
+
 def open_data(spec: Spec, ranks: World, console: Console) -> CocoDataset:
     """The training images; a synthetic data set that is not there yet is rendered first, by one rank for all."""
     if ranks.leads:
@@ -161,7 +175,7 @@ def _evaluation(
     Raises: UserError if the split cannot be used, its classes are not those of training, or there is no such branch.
     """
     check_branch(model, spec.eval.branch)
-    val = open_split(spec.data, "val")
+    val = open_split(spec.data.model_copy(update={"masks": False}), "val")  # the truth has its own
     require_same_classes(train, val)
     truth = GroundTruth.load(val.annotations)
     evaluator = open_evaluator(spec.eval.evaluator, announce=progress.say)

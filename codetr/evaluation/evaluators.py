@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import ClassVar
 
@@ -78,6 +78,11 @@ def score(
     rules = rules or CocoRules()
     if rules.iou_type == "segm":
         truth.require_masks()
+        if results.segmentations is None and len(results):
+            raise UserError(f"{results.file}: the detections have no masks. Use --iou-type bbox to score the boxes.")
+        results = replace(results, segmentations=results.segmentations or ())
+    else:
+        results = replace(results, segmentations=None)
     curves = (evaluator or open_evaluator()).coco_curves(truth, results, rules)
     names = () if rules.class_agnostic else truth.names
     return coco_figures(curves, names, max_detections=rules.max_detections)

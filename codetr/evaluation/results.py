@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,8 @@ from codetr.evaluation.files import read_json, write_json
 from codetr.evaluation.truth import Floats, GroundTruth, Ints, Numbers, numbers
 
 if TYPE_CHECKING:  # reading a results file needs no torch
+    from torch import Tensor
+
     from codetr.structures import Detections
 
 IouType = Literal["bbox", "segm"]
@@ -43,6 +46,14 @@ class Results:
         """From rows of (image id, x, y, w, h, score, category id), which are exact for ids below 2^53."""
         rows = rows.reshape(-1, 7)
         return cls(file, rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64), rows[:, 1:5], rows[:, 5])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Results], *, file: str = "detections") -> Results:
+        """Those of several images in one; with masks if all of them have masks."""
+        rows = np.concatenate([np.empty((0, 7)), *(part.rows() for part in parts)])
+        masks = [part.segmentations for part in parts if part.segmentations is not None]
+        complete = len(masks) == len(parts) > 0
+        return replace(cls.of(rows, file=file), segmentations=tuple(chain(*masks)) if complete else None)
 
     def rows(self) -> Floats:
         """The boxes as (N, 7), the inverse of `of`."""
@@ -114,17 +125,52 @@ def detection_rows(image_id: int, detections: Detections, category_ids: Sequence
     return rows
 
 
+def image_results(
+    image_id: int, detections: Detections, category_ids: Sequence[int], *, size: tuple[int, int] | None = None
+) -> Results:
+    """Results of one image; boxes in pixels of the image file, whose `size` (height, width) crops of masks need."""
+    results = Results.of(detection_rows(image_id, detections, category_ids))
+    if detections.masks is None and (detections.mask_crops is None or size is None):
+        return results
+    return replace(results, segmentations=tuple(_segmentations(detections, size)))
+
+
+def _segmentations(detections: Detections, size: tuple[int, int] | None) -> Iterator[dict[str, Any]]:
+    """Compressed RLEs. Pixels are made in portions, and column by column, as RLE runs."""
+    from codetr.ops.masks import paste_masks, portions
+
+    if detections.masks is not None:
+        for mask_of_one in detections.masks:
+            yield from _encoded(mask_of_one.T.contiguous()[None])
+        return
+    assert detections.mask_crops is not None and size is not None
+    turned = detections.boxes[:, [1, 0, 3, 2]]
+    for few in portions(len(turned), size):
+        crops = detections.mask_crops[few].transpose(1, 2)
+        yield from _encoded(paste_masks(crops, turned[few], (size[1], size[0])))
+
+
+def _encoded(columns: Tensor) -> list[dict[str, Any]]:
+    """RLEs of masks (D, W, H) bool, which are laid out as those (H, W, D) in Fortran's order."""
+    codes = mask.encode(columns.cpu().numpy().astype(np.uint8).transpose(2, 1, 0))
+    return [{"size": list(code["size"]), "counts": code["counts"].decode("ascii")} for code in codes]
+
+
 def collect(found: Iterable[tuple[int, Detections]], category_ids: Sequence[int]) -> Results:
-    """Results of (image id, its detections in pixels of the image file)."""
-    rows = [detection_rows(image_id, detections, category_ids) for image_id, detections in found]
-    return Results.of(np.concatenate(rows) if rows else np.empty((0, 7)))
+    """Results of (image id, its detections in pixels of the image file); with masks if all of them have masks."""
+    return Results.joined([image_results(image_id, detections, category_ids) for image_id, detections in found])
 
 
 def write_results(file: Path | str, results: Results) -> None:
-    """Save boxes as a standard COCO results file; numbers are written exactly, so the file scores as `results` does."""
+    """Save boxes, and masks if there are any, as a standard COCO results file.
+
+    Numbers are written exactly, so the file scores as `results` does.
+    """
     columns = (results.image_ids, results.category_ids, results.boxes, results.scores)
     keys = ("image_id", "category_id", "bbox", "score")
     entries = [dict(zip(keys, row, strict=True)) for row in zip(*(column.tolist() for column in columns), strict=True)]
+    for entry, segmentation in zip(entries, results.segmentations or (), strict=False):
+        entry["segmentation"] = segmentation
     write_json(Path(file), entries)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -13,7 +12,7 @@ from codetr.errors import UserError
 from codetr.evaluation.evaluators import CocoRules, Evaluator, score
 from codetr.evaluation.figures import FIGURE_NAMES, CocoFigures
 from codetr.evaluation.gather import from_leader, gather_rows, is_distributed
-from codetr.evaluation.results import Results, detection_rows
+from codetr.evaluation.results import IouType, Results, image_results
 from codetr.evaluation.truth import GroundTruth
 from codetr.structures import Batch, Detections, ImageBatch, to_device
 
@@ -43,6 +42,22 @@ def check_branch(model: Detector, branch: str) -> None:
         raise UserError(f"The model has no branch {branch!r}. It has {', '.join(branches)}.{kept}")
 
 
+def iou_types_of(model: Detector, branch: str, wanted: IouType | None = None) -> tuple[IouType, ...]:
+    """What is scored of a branch: boxes, and masks if it predicts them; or what is `wanted` alone.
+
+    Raises:
+        UserError: masks are wanted, and the branch has none.
+    """
+    has_masks = branch in model.heads and getattr(model.heads[branch], "has_masks", False)
+    if wanted == "segm" and not has_masks:
+        others = [name for name, head in model.heads.items() if getattr(head, "has_masks", False)]
+        cure = f"Use --branch {others[0]}" if others else "Train with the head mask_rcnn"
+        raise UserError(f"The branch {branch!r} predicts boxes, no masks. {cure}, or --iou-type bbox.")
+    if wanted is not None:
+        return (wanted,)
+    return ("bbox", "segm") if has_masks else ("bbox",)
+
+
 @torch.no_grad()
 def detect(
     model: Detector,
@@ -51,30 +66,33 @@ def detect(
     category_ids: Sequence[int],
     branch: str = MATCHED_BRANCH,
     max_detections: int = 100,
+    with_masks: bool = True,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Results:
     """Detections of this rank's images, in pixels of the image files; an image that comes twice counts once.
 
-    category_ids: the annotation file's id of each class index. progress: called with each batch's number of images.
+    category_ids: the annotation file's id of each class index. with_masks: keep the masks of a branch that has them.
+    progress: called with each batch's number of images.
     The model is in evaluation mode meanwhile, and afterwards in the mode that it came in.
     """
     check_branch(model, branch)
     was_training = model.training
     model.train(False)
-    rows = {}
+    found_in: dict[int, Results] = {}
     try:
         for batch in loader:
             found = model.predict(to_device(batch.images, device), branch=branch, max_detections=max_detections)
             sizes = batch.images.sizes.tolist()
             for info, size, detections in zip(batch.infos, sizes, found, strict=True):
                 in_file = detections.rescale((size[0], size[1]), info.size)
-                rows[info.image_id] = detection_rows(info.image_id, in_file, category_ids)
+                own_size = info.size if with_masks else None
+                found_in[info.image_id] = image_results(info.image_id, in_file, category_ids, size=own_size)
             if progress is not None:
                 progress(len(batch.infos))
     finally:
         model.train(was_training)
-    return Results.of(np.concatenate([np.empty((0, 7)), *rows.values()]))
+    return Results.joined(list(found_in.values()))
 
 
 def evaluate_model(
@@ -103,6 +121,7 @@ def evaluate_model(
         category_ids=category_ids,
         branch=branch,
         max_detections=max_detections,
+        with_masks=False,
         device=device,
         progress=progress,
     )
@@ -112,9 +131,14 @@ def evaluate_model(
 def score_gathered(
     results: Results, *, truth: GroundTruth, evaluator: Evaluator | None = None, rules: CocoRules
 ) -> CocoFigures:
-    """Score the boxes that all ranks hold together, on rank 0, and give every rank the figures."""
+    """Score the boxes that all ranks hold together, on rank 0, and give every rank the figures.
+
+    Raises: ValueError for masks of several ranks, which are not gathered.
+    """
     if not is_distributed():
         return score(truth, results, evaluator=evaluator, rules=rules)
+    if rules.iou_type == "segm":
+        raise ValueError("masks are scored by a process alone; ranks exchange boxes")
     gathered = Results.of(gather_rows(torch.from_numpy(results.rows())).numpy())
     names = () if rules.class_agnostic else truth.names
 

@@ -32,13 +32,17 @@ def shown(value: float) -> str:
     return "n/a" if value == UNDEFINED else f"{value:.3f}"
 
 
-def print_figures(figures: CocoFigures, console: Console, *, title: str, per_class: bool = False) -> None:
-    """Print the twelve figures, and the AP of each class if wanted."""
+def print_figures(
+    figures: CocoFigures, console: Console, *, title: str, heading: str | None = None, per_class: bool = False
+) -> None:
+    """Print the twelve figures, and the AP of each class if wanted. heading: tells several tables apart."""
     if console.is_terminal:
-        console.print(_figures_table(figures, title))
+        console.print(_figures_table(figures, title if heading is None else f"{title}: {heading}"))
         if per_class:
             console.print(_classes_table(figures))
         return
+    if heading is not None:
+        console.print(heading, markup=False, highlight=False)
     _print_lines(console, ((figures.public_name(name), getattr(figures, name)) for name in FIGURE_NAMES))
     if per_class:
         _print_lines(console, ((f"AP {name}", value) for name, value in figures.per_class.items()))

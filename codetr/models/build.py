@@ -47,8 +47,7 @@ class ModelSpec(Section):
             for name in getattr(self.collaborative, key) if self.heads else ():
                 if name not in self.heads:
                     raise ValueError(
-                        f"collaborative.{key}: no head is called {name!r}; "
-                        f"{suggestion(name, self.heads, kind='names')}"
+                        f"collaborative.{key}: no head is called {name!r}; {suggestion(name, self.heads, kind='names')}"
                     )
         return self
 

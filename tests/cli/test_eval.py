@@ -172,7 +172,7 @@ def test_errors_are_one_message(
     ("arguments", "message"),
     [
         (["--annotations", "gt.json"], "--annotations: only with --predictions"),
-        (["--class-agnostic", "--iou-type", "segm"], "--iou-type and --class-agnostic: only with --predictions"),
+        (["--class-agnostic", "--iou-type", "segm"], "--class-agnostic: only with --predictions"),
         (["--predictions", "dt.json"], "--annotations FILE"),
         (["--predictions", "dt.json", "--annotations", "gt.json"], "gt.json: there is no such annotation file"),
         (["runs/a", "runs/b"], "one run, checkpoint or spec at a time, not runs/a, runs/b"),
@@ -204,6 +204,7 @@ def test_a_model_on_the_data_that_it_was_trained_on(trained: list[str], capsys: 
         "max_detections": 100,
         "branch": "detr",
         "batch_size": 2,
+        "iou_type": "bbox",
     }
 
 

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss as torchvision_focal
 
-from codetr.losses.focal import binary_cross_entropy, one_hot, sigmoid_focal_loss, sigmoid_focal_loss_rows
+from codetr.losses.focal import (
+    binary_cross_entropy,
+    distribution_focal_loss,
+    one_hot,
+    quality_focal_loss,
+    sigmoid_focal_loss,
+    sigmoid_focal_loss_rows,
+)
 
 
 def test_one_hot_gives_background_no_class() -> None:
@@ -59,3 +66,17 @@ def test_half_precision_is_widened() -> None:
 def test_binary_cross_entropy_takes_soft_targets() -> None:
     loss = binary_cross_entropy(torch.tensor([0.0, math.log(3)]), torch.tensor([0.3, 1.0]))
     torch.testing.assert_close(loss, torch.tensor([math.log(2), math.log(4 / 3)]))
+
+
+def test_quality_focal_literal() -> None:
+    """Probabilities of 1/2: a quality of 1/4 costs (1/4)^2 log 2, 1/2 nothing, every other class (1/2)^2 log 2."""
+    loss = quality_focal_loss(torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([0.25, 0.5, 0.9]))
+    torch.testing.assert_close(loss, math.log(2) * torch.tensor([1 / 16 + 1 / 4, 1 / 4, 1 / 2]))
+
+
+def test_distribution_focal_literal() -> None:
+    """Three bins of 1/8, 1/4 and 5/8: the target 1.9 wants 0.1 of the second and 0.9 of the third."""
+    logits = torch.tensor([[1.0, 2, 5]]).log().repeat(3, 1)
+    loss = distribution_focal_loss(logits, torch.tensor([1.9, 0.0, 7.0]))
+    wanted = [-0.1 * math.log(1 / 4) - 0.9 * math.log(5 / 8), -math.log(1 / 8), -math.log(5 / 8)]
+    torch.testing.assert_close(loss, torch.tensor(wanted))

@@ -24,7 +24,9 @@ SMALL_RCNN = {
     "roi": {"hidden": 32, "samples": 16},
 }
 HEADS = {"none": {}, "atss": {"atss": {}}, "faster_rcnn": {"faster_rcnn": SMALL_RCNN}}
+HEADS["mask_rcnn"] = {"mask_rcnn": {**SMALL_RCNN, "mask": {"channels": 16, "stacked_convs": 2}}}
 HEADS["both"] = {**HEADS["faster_rcnn"], **HEADS["atss"]}
+OTHER_HEADS = {name: {name: {}} for name in ("retinanet", "fcos", "paa", "gfl")}
 
 
 def small_spec(base: dict[str, Any], heads: dict[str, Any], **collaborative: Any) -> ModelSpec:
@@ -61,8 +63,8 @@ def small_model(base: dict[str, Any], heads: dict[str, Any], **collaborative: An
     return model
 
 
-def batch(counts: Sequence[int] = (3, 1)) -> tuple[ImageBatch, Targets]:
-    """Images of 96 x 128, the second one padded, with so many objects each."""
+def batch(counts: Sequence[int] = (3, 1), *, masks: bool = False) -> tuple[ImageBatch, Targets]:
+    """Images of 96 x 128, the second one padded, with so many objects each; masks: objects fill half of their boxes."""
     generator = torch.Generator().manual_seed(1)
     sizes = torch.tensor([[96.0, 128.0], [70.0, 100.0]])
     padding = torch.zeros(2, 96, 128, dtype=torch.bool)
@@ -75,5 +77,6 @@ def batch(counts: Sequence[int] = (3, 1)) -> tuple[ImageBatch, Targets]:
     labels = torch.randint(0, NUM_CLASSES, (2, most), generator=generator)
     valid = torch.arange(most)[None] < torch.tensor(counts)[:, None]
     boxes = torch.cat([corner, corner + side], -1).masked_fill(~valid[..., None], 0.0)
-    targets = Targets(boxes, labels.masked_fill(~valid, 0), valid, tuple(counts))
+    crops = (torch.arange(112) < 56).byte().mul(255).expand(2, most, 112, 112).clone() if masks else None
+    targets = Targets(boxes, labels.masked_fill(~valid, 0), valid, tuple(counts), crops)
     return ImageBatch(pixels, padding, sizes), targets

@@ -98,7 +98,7 @@ def test_masked_slots_change_nothing():
 @pytest.mark.parametrize("base", BASES)
 def test_every_parameter_gets_a_finite_gradient(base, heads, counts):
     model = small_model(BASES[base], HEADS[heads]).train()
-    losses = model(*batch(counts))
+    losses = model(*batch(counts, masks=heads == "mask_rcnn"))
     assert all(value.ndim == 0 and value.isfinite() for value in losses.values())
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
@@ -123,6 +123,27 @@ def test_weights_of_equation_6():
     own = model.heads["atss"](model.adapter(model.base.encode(images)), targets).losses
     for term, value in own.items():
         assert plain[f"atss.{term}"].item() == pytest.approx(2 * value.item(), rel=1e-6)
+
+
+def test_weights_of_single_heads():
+    images, targets = batch()
+
+    def losses(**weights):
+        torch.manual_seed(3)
+        return small_model(PLUS_PLUS, HEADS["both"], **weights)(images, targets)
+
+    plain = losses()
+    scaled = losses(loss_weights={"atss": 0.5}, query_weights={"faster_rcnn": 3.0, "atss": 0.0})
+    factors = {"atss": 0.5, "pos.atss": 0.0, "pos.faster_rcnn": 3.0}
+    for name, value in plain.items():
+        factor = next((factor for head, factor in factors.items() if name.startswith(f"{head}.")), 1.0)
+        assert scaled[name].item() == pytest.approx(factor * value.item(), rel=1e-6), name
+
+
+def test_weights_of_a_head_that_is_not_there():
+    with pytest.raises(ValueError, match=r"collaborative.loss_weights: no head is called 'ats'; did you mean 'atss'\?"):
+        small_model(PLUS_PLUS, HEADS["atss"], loss_weights={"ats": 0.5})
+    assert len(small_model(PLUS_PLUS, HEADS["none"], loss_weights={"ats": 0.5}).heads) == 0
 
 
 def test_positive_queries_can_be_left_out():

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import HEADS, ONE_STAGE, PLUS_PLUS, batch, small_model
+from small import CONDITIONAL_DETR, DETR, HEADS, ONE_STAGE, OTHER_HEADS, PLUS_PLUS, batch, small_model
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -29,6 +29,8 @@ from codetr.engine.optim import build_optimizer, clip_gradients
 from codetr.losses.set_loss import SetCriterion
 from codetr.models.collaborative import Collaborative
 from codetr.structures import ImageBatch, Targets, to_device
+
+BASES = {"one-stage": ONE_STAGE, "plus-plus": PLUS_PLUS, "detr": DETR, "conditional": CONDITIONAL_DETR}
 
 
 class HostAccess(Exception):
@@ -98,7 +100,8 @@ def fake_step(
     **collaborative: Any,
 ) -> tuple[dict[str, Tensor], set[str], Collaborative]:
     """Losses, names of the operators that ran, and the model."""
-    model, (images, targets) = small_model(base, HEADS[heads], **collaborative).train(), batch()
+    model = small_model(base, {**HEADS, **OTHER_HEADS}[heads], **collaborative).train()
+    images, targets = batch(masks=heads == "mask_rcnn")
     fakes, watch = Fakes(device), NoHost()
     with FakeTensorMode():
         fakes.model(model)
@@ -116,20 +119,41 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codetr_kernels.backend._chosen", lambda *device: True)
 
 
-OPERATORS = ("deform_attention_fused", "batched_nms", "matching_cost", "linear_assignment")
+OPERATORS = ("batched_nms", "matching_cost", "linear_assignment")
 
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("fill", ["mask", "negatives"])
-@pytest.mark.parametrize("base", [ONE_STAGE, PLUS_PLUS], ids=["one-stage", "plus-plus"])
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
 def test_the_losses_are_made_on_the_device(base: dict[str, Any], fill: str) -> None:
     losses, operators, model = fake_step(base, fill=fill)
     for name in OPERATORS:
         assert f"codetr_kernels.{name}.default" in operators
+    dense = base in (DETR, CONDITIONAL_DETR)
+    assert ("codetr_kernels.deform_attention_fused.default" in operators) is not dense
     assert {"match.0.cls", "pos.atss.1.giou", "pos.faster_rcnn.0.l1", "atss.box", "faster_rcnn.rpn_cls"} < set(losses)
     for loss in losses.values():
         assert loss.shape == () and loss.device.type == "cuda" and loss.requires_grad
     assert model.training
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("head", OTHER_HEADS)
+def test_the_losses_of_every_head_are_made_on_the_device(head: str) -> None:
+    for fill in ("mask", "negatives"):
+        losses, operators, _ = fake_step(heads=head, fill=fill)
+        assert {f"pos.{head}.1.giou", f"{head}.cls", f"{head}.box"} < set(losses)
+        assert all(loss.shape == () and loss.device.type == "cuda" for loss in losses.values())
+        assert "codetr_kernels.box_loss.default" in operators
+
+
+@pytest.mark.usefixtures("kernels")
+def test_the_losses_of_masks_are_made_on_the_device() -> None:
+    losses, operators, _ = fake_step(heads="mask_rcnn")
+    assert {"mask_rcnn.rpn_cls", "mask_rcnn.box", "mask_rcnn.mask", "pos.mask_rcnn.0.l1"} < set(losses)
+    assert losses["mask_rcnn.mask"].device.type == "cuda" and losses["mask_rcnn.mask"].requires_grad
+    assert "torchvision.roi_align.default" in operators
+    fake_step(heads="mask_rcnn", device="cuda" if torch.cuda.is_available() else "cpu", backward=True)
 
 
 def test_the_losses_are_made_on_a_device_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +245,7 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("base", [ONE_STAGE, PLUS_PLUS], ids=["one-stage", "plus-plus"])
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
 def test_a_training_step_never_waits_for_the_gpu(base: dict[str, Any], precision: torch.dtype) -> None:
     """Forward, backward and optimizer as the trainer calls them. The first step compiles kernels and may wait."""
     model, images, targets = on_gpu(base)
@@ -305,7 +329,7 @@ def numbers(losses: dict[str, Tensor]) -> dict[str, float]:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("base", [ONE_STAGE, PLUS_PLUS], ids=["one-stage", "plus-plus"])
+@pytest.mark.parametrize("base", BASES.values(), ids=BASES)
 def test_a_training_step_is_captured_in_a_cuda_graph(base: dict[str, Any]) -> None:
     """The random numbers are those of torch's generator, whose seed a replay reads."""
     wanted = GraphedStep(*on_gpu(base))

@@ -81,7 +81,7 @@ def captured_samples(oracle, monkeypatch):
     def install(module, index):
         boxes, labels, targets, _, _, features, _ = oracle.out["captured"]["aux_targets"][index]
 
-        def gather(picked, *, boxes: torch.Tensor, features, labels, targets, background):
+        def gather(picked, *, boxes: torch.Tensor, features, labels, targets, background, per_cell=1):
             distance = torch.cdist(normalise(boxes, sizes), stored["boxes"], p=1)
             nearest, rows = distance.min(1)
             assert nearest.max() < 1e-5
@@ -104,8 +104,8 @@ def captured_samples(oracle, monkeypatch):
         real = sys.modules[module].gather_positives
         monkeypatch.setattr(f"{module}.gather_positives", gather)
 
-    install("codetr.models.heads.faster_rcnn", 0)
-    install("codetr.models.heads.atss", 1)
+    install("codetr.models.parts.roi_stage", 0)
+    install("codetr.models.parts.dense_head", 1)
 
 
 def test_losses_and_gradients(oracle, captured_samples):

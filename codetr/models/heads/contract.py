@@ -16,9 +16,11 @@ class Head(nn.Module, ABC):
 
     A subclass is built as `Variant(config, dim=..., num_classes=..., strides=..., sampler=...)`: channels of the
     pyramid, K, pixels per cell of its levels, and the `PositiveSampler` that picks and pads its positives.
+    has_masks: it learns masks, so that targets need them, and predicts masks.
     """
 
     Config: ClassVar[type[Section]]
+    has_masks: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, pyramid: Pyramid, targets: Targets) -> HeadOutput:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from codetr.config import Section
 from codetr.models.heads.contract import Head
-from codetr.models.parts.positive_sampler import PositiveSampler, gather_positives
+from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.roi_stage import RoiConfig, RoiStage
 from codetr.models.parts.rpn import Rpn, RpnConfig
 from codetr.structures import Detections, HeadOutput, Pyramid, Targets
@@ -38,7 +38,6 @@ class FasterRCNN(Head):
         self, config: Config, *, dim: int, num_classes: int, strides: tuple[int, ...], sampler: PositiveSampler
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
         # No image has more positives than its sampled share: further slots could only be padding.
         self.sampler = replace(sampler, limit=min(sampler.limit, config.roi.max_positives))
         self.rpn = Rpn(config.rpn, dim=dim)
@@ -50,14 +49,7 @@ class FasterRCNN(Head):
         regions = self.roi.sample(proposals, valid, targets)
         pooled = self.roi.pool(pyramid, regions.boxes, output_size=self.roi.config.output_size)
         logits, deltas = self.roi(pooled)
-        positives = gather_positives(
-            self.sampler.pick(regions.labels, regions.valid, self.num_classes),
-            boxes=regions.boxes,
-            features=pooled.mean(dim=(3, 4)),
-            labels=regions.labels,
-            targets=regions.targets,
-            background=self.num_classes,
-        )
+        positives = self.roi.positives(regions, pooled, self.sampler)
         losses = self.rpn.losses(first, targets) | self.roi.losses(logits, deltas, regions)
         return HeadOutput(losses, positives)
 

@@ -49,17 +49,24 @@ class PositiveSampler:
 
 
 def gather_positives(
-    picked: tuple[Tensor, Tensor], *, boxes: Tensor, features: Tensor, labels: Tensor, targets: Tensor, background: int
+    picked: tuple[Tensor, Tensor],
+    *,
+    boxes: Tensor,
+    features: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    background: int,
+    per_cell: int = 1,
 ) -> Positives:
     """The door `Positives` from what `PositiveSampler.pick` returned.
 
-    boxes: (B, P, 4) xyxy pixels. features: (B, P, C). labels: (B, P). targets: (B, P, 4), 0 for background.
-    Invalid slots hold label `background` and target 0.
+    boxes: (B, P, 4) xyxy pixels. features: (B, P / per_cell, C), one for so many candidates in a row. labels: (B, P).
+    targets: (B, P, 4), 0 for background. Invalid slots hold label `background` and target 0.
     """
     index, valid = picked
     return Positives(
         boxes=take(boxes, index).detach(),
-        features=take(features, index),
+        features=take(features, index // per_cell),
         labels=labels.gather(1, index).masked_fill(~valid, background),
         targets=take(targets, index).masked_fill(~valid.unsqueeze(-1), 0),
         valid=valid,

@@ -23,10 +23,11 @@ from codetr.config import Section
 from codetr.losses.box import giou_loss
 from codetr.models.parts.conv_tower import init_normal, init_xavier
 from codetr.models.parts.detections import best_per_class
+from codetr.models.parts.positive_sampler import PositiveSampler, gather_positives
 from codetr.ops.boxes import DeltaCoder, clip, widened
 from codetr.ops.gather import take
 from codetr.ops.roi import multilevel_roi_align
-from codetr.structures import Detections, Pyramid, Targets
+from codetr.structures import Detections, Positives, Pyramid, Targets
 
 
 class RoiConfig(Section):
@@ -111,6 +112,17 @@ class RoiStage(nn.Module):
         """(B, S, C, O, O) features of boxes (B, S, 4)."""
         maps = pyramid.maps[: len(self.strides)]
         return multilevel_roi_align(maps, self.strides, boxes, output_size=output_size, finest_scale=self.finest_scale)
+
+    def positives(self, regions: Regions, pooled: Tensor, sampler: PositiveSampler) -> Positives:
+        """Positives among sampled regions, in their order; a feature is the mean of the pooled one (B, S, C, O, O)."""
+        return gather_positives(
+            sampler.pick(regions.labels, regions.valid, self.num_classes),
+            boxes=regions.boxes,
+            features=pooled.mean(dim=(3, 4)),
+            labels=regions.labels,
+            targets=regions.targets,
+            background=self.num_classes,
+        )
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, S, K + 1), background last, and deltas (B, S, K, 4) from pooled features."""

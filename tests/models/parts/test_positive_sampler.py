@@ -102,3 +102,17 @@ def test_gather_positives() -> None:
     assert positives.labels.tolist() == [[3, K]]
     assert positives.targets.tolist() == [[[1, 1, 1, 1], [0, 0, 0, 0]]]
     assert positives.valid.tolist() == [[True, False]]
+
+
+def test_candidates_of_a_cell_share_its_features() -> None:
+    """Three candidates a cell: the candidates 1 and 5 lie in the cells 0 and 1."""
+    positives = gather_positives(
+        (torch.tensor([[5, 1]]), torch.ones(1, 2, dtype=torch.bool)),
+        boxes=torch.zeros(1, 6, 4),
+        features=torch.tensor([[[1.0, 2], [3, 4]]]),
+        labels=torch.zeros(1, 6, dtype=torch.int64),
+        targets=torch.zeros(1, 6, 4),
+        background=K,
+        per_cell=3,
+    )
+    assert positives.features.tolist() == [[[3, 4], [1, 2]]]

@@ -82,3 +82,25 @@ def test_a_shared_pair_serves_every_layer() -> None:
     for layer in range(3):
         logits, deltas = module(hidden, layer)
         assert torch.equal(logits, module.classes[0](hidden)) and (deltas == 1).all()
+
+
+def test_plain_heads_keep_the_initial_values_of_their_layers() -> None:
+    module = PredictionHeads(DIM, 3, num_layers=3, shared=True, plain=True)
+    assert module.boxes[0].last.weight.abs().min() > 0
+    # Uniform up to the square root of 1 / DIM, where the prior would be -4.6.
+    assert module.classes[0].bias.abs().max() <= DIM**-0.5
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_deltas_alone(shared: bool) -> None:
+    module, hidden = PredictionHeads(DIM, 3, num_layers=3, shared=shared, plain=True), torch.randn(2, 5, DIM)
+    for mlp in module.boxes:
+        nn.init.normal_(mlp.last.bias)
+    for layer in range(3):
+        assert torch.equal(module.deltas(hidden, layer), module(hidden, layer)[1])
+
+
+def test_without_a_reference_the_deltas_are_the_box() -> None:
+    deltas = torch.tensor([[[0.0, math.log(3), -math.log(3), 0.0]]])
+    found = apply_deltas(deltas, torch.zeros(1, 1, 0), eps=EPS)
+    torch.testing.assert_close(found, torch.tensor([[[0.5, 0.75, 0.25, 0.5]]]))

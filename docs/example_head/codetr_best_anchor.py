@@ -1,0 +1,64 @@
+"""A one-to-many head from outside of codetr: the few anchors of largest overlap with an object are its positives."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from codetr.assigners.contract import IGNORED, NEGATIVE, Priors
+from codetr.losses.box import giou_loss
+from codetr.losses.focal import sigmoid_focal_loss_rows
+from codetr.models.heads.contract import Head
+from codetr.models.parts.dense_head import DenseHead, FocalConfig, divisor
+from codetr.models.parts.positive_sampler import PositiveSampler
+from codetr.models.parts.priors import AnchorGrid
+from codetr.ops.boxes import DeltaCoder, pairwise_iou
+from codetr.structures import HeadOutput, Pyramid, Targets
+
+
+class BestAnchor(DenseHead, Head):
+    """Losses `cls` (focal) and `box` (GIoU). `DenseHead` brings the towers, the positives, and detection on its own."""
+
+    class Config(FocalConfig):
+        anchor_scale: float = Field(8.0, gt=0, description="side of the anchor in strides")
+        positives: int = Field(4, ge=1, description="anchors of an object")
+        giou_weight: float = Field(2.0, ge=0, description="weight of the GIoU loss")
+
+    config: Config
+
+    def __init__(
+        self, config: Config, *, dim: int, num_classes: int, strides: tuple[int, ...], sampler: PositiveSampler
+    ) -> None:
+        grid = AnchorGrid(scale=config.anchor_scale, in_padding=config.anchors_in_padding)
+        super().__init__(config, dim=dim, num_classes=num_classes, strides=strides, sampler=sampler, anchors=grid)
+        self.coder = DeltaCoder(stds=(0.1, 0.1, 0.2, 0.2))
+
+    def forward(self, pyramid: Pyramid, targets: Targets) -> HeadOutput:
+        config = self.config
+        priors = self.anchors.priors(pyramid)
+        goals = self._goals(best_anchors(priors, targets, count=config.positives), priors, targets)
+        logits, deltas, _ = self._predictions(pyramid.maps)
+        focal = sigmoid_focal_loss_rows(logits, goals.labels, goals.counted, alpha=config.alpha, gamma=config.gamma)
+        giou = giou_loss(self.decode(priors.boxes, deltas, priors.boxes), goals.measured)
+        count = divisor(goals.count(least=1))  # a tensor, at least 1: a training step reads no number back
+        losses = {
+            "cls": config.class_weight * focal.sum() / count,
+            "box": config.giou_weight * (giou * goals.positive).sum() / count,
+        }
+        return HeadOutput(losses, self._positives(pyramid, priors, goals))
+
+    def decode(self, priors: Tensor, box: Tensor, strides: Tensor) -> Tensor:
+        return self.coder.decode(priors, box)
+
+
+def best_anchors(priors: Priors, targets: Targets, *, count: int) -> Tensor:
+    """The object of each anchor, (B, P): one of those whose `count` best it is, the one that it overlaps most.
+
+    No loop over images and no shape that depends on numbers, so that nothing waits for a GPU.
+    """
+    overlap = pairwise_iou(priors.of_images(), targets.boxes)
+    overlap = overlap.masked_fill(~(priors.valid[:, :, None] & targets.valid[:, None]), 0.0)
+    best = overlap.topk(count, dim=1).indices
+    taken = overlap.new_zeros(overlap.shape).scatter(1, best, 1.0) * overlap
+    value, index = taken.max(dim=2)
+    return index.masked_fill(value <= 0, NEGATIVE).masked_fill(~priors.valid, IGNORED)
