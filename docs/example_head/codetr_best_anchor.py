@@ -40,7 +40,7 @@ class BestAnchor(DenseHead, Head):
         logits, deltas, _ = self._predictions(pyramid.maps)
         focal = sigmoid_focal_loss_rows(logits, goals.labels, goals.counted, alpha=config.alpha, gamma=config.gamma)
         giou = giou_loss(self.decode(priors.boxes, deltas, priors.boxes), goals.measured)
-        count = divisor(goals.count(least=1))  # a tensor, at least 1: a training step reads no number back
+        count = divisor(goals.num_positives(least=1))  # a tensor, at least 1: a training step reads no number back
         losses = {
             "cls": config.class_weight * focal.sum() / count,
             "box": config.giou_weight * (giou * goals.positive).sum() / count,
