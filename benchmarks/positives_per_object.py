@@ -123,7 +123,7 @@ def _table(rows: dict[str, dict[str, Any]], images: int, objects: int) -> str:
         ),
         "",
         "The anchors of ATSS do not depend on weights, so its number can be compared with the paper's directly; these "
-        "photographs are others than all of COCO and hold more small objects in one image. Faster-RCNN's positives are "
+        "photographs are few, and hold more objects than those of COCO do. Faster-RCNN's positives are "
         "proposals with an IoU of 0.5 or more and the objects themselves. An untrained network proposes anchors at "
         "random, few of which fit an object. With ideal objectness the best anchors are proposed, but not refined; a "
         "trained network also moves its boxes towards the objects. Sampling leaves an image 128 positives at most, "

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from codetr.inspection import assignment
 from codetr.inspection.assignment import Branch, branches, head_branch, with_all_positives
 from codetr.inspection.counting import Count, count_positives
 from codetr.models.build import ModelSpec, build
@@ -166,11 +167,21 @@ def test_the_matching_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> No
         boxes[:] = torch.tensor([0.9, 0.9, 0.01, 0.01])
         logits = torch.full_like(output.logits, -9.0)
         for query, label, box in ((5, 0, [35, 40, 50, 60]), (2, 3, [95, 55, 50, 50])):
-            boxes[-1, 0, query] = torch.tensor(box) / torch.tensor([128.0, 96, 128, 96])
-            logits[-1, 0, query, label] = 9.0
+            for place in (query, query + 1):  # two with its box: the last layer has the class at the first one
+                boxes[-1, 0, place] = torch.tensor(box) / torch.tensor([128.0, 96, 128, 96])
+            logits[-1, 0, query, label], logits[0, 0, query + 1, label] = 9.0, 9.0
         return replace(output, boxes=boxes, logits=logits)
 
     monkeypatch.setattr(model.base, "decode", told)
+    indices: list[Tensor] = []
+    match = assignment.hungarian_match
+
+    def noted(*args: Tensor, **options: object) -> Tensor:
+        indices.append(match(*args, **options))  # type: ignore[arg-type]
+        return indices[-1]
+
+    monkeypatch.setattr(assignment, "hungarian_match", noted)
     matched = branches(model, batch, spec)[0]
+    assert indices[0].tolist() == [[[-1, -1, 1, -1, -1, 0, -1, -1, -1]]]
     assert matched.objects.tolist() == [1, 0]
     torch.testing.assert_close(matched.boxes, torch.tensor([[70.0, 30, 120, 80], [10, 10, 60, 70]]))
