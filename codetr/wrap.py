@@ -77,14 +77,17 @@ class WrapReport:
     unchanged: bool
 
 
-def wrap_spec(base: str, heads: Sequence[str], *, backbone: str = "resnet50", schedule: str = "12e") -> str:
+def wrap_spec(base: str, heads: Sequence[str], *, backbone: str = "resnet50", schedule: str | None = None) -> str:
     """The text of a spec: a base of the zoo with heads, two of a kind if named twice.
 
-    The base brings its learning rates, its neck, and the stages that it takes of whichever backbone.
+    The base brings its learning rates, its schedule unless another is named, its neck, and the stages that it takes of
+    whichever backbone.
 
     Raises: UserError with the nearest name if a base, head, backbone or schedule does not exist.
     """
-    fragments = [f"bases/{base}", f"backbones/{backbone}", "data/coco", f"schedules/{schedule}"]
+    fragments = [f"bases/{base}", f"backbones/{backbone}", "data/coco"]
+    if schedule is not None:
+        fragments.append(f"schedules/{schedule}")
     known = zoo.names()
     for fragment in fragments:
         kind, name = fragment.split("/")

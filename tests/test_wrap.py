@@ -30,6 +30,39 @@ def test_the_text_of_a_spec() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("base", "recipe"),
+    [
+        ("detr", "detr_r50"),
+        ("conditional_detr", "conditional_detr_r50"),
+        ("dab_detr", "dab_detr_r50"),
+        ("dn_detr", "dn_detr_r50"),
+        ("anchor_detr", "anchor_detr_r50"),
+        ("deformable_detr_pp", "deformable_pp_r50"),
+        ("dab_deformable_detr", "dab_deformable_r50"),
+        ("dn_deformable_detr", "dn_deformable_r50"),
+        ("dino", "dino_r50"),
+        ("dino_5scale", "dino_5scale_r50"),
+        ("h_deformable_detr", "h_deformable_r50"),
+        ("group_detr", "group_conditional_r50"),
+    ],
+)
+def test_the_recipe_is_the_base_s_own(base: str, recipe: str, tmp_path: Path) -> None:
+    """Heads apart, it is what the zoo trains the base with alone: rates, schedule, loss weights, detections."""
+    wrapped = load_wrapped(wrap_spec(base, ["atss"]), tmp_path).model_dump()
+    # The one recipe that departs from its base's authors: the published Co-DETR has no bias in the neck.
+    overrides = ["neck.bias=true"] if recipe == "deformable_pp_r50" else []
+    alone = load_spec(recipe, overrides).model_dump()
+    for part in ("train", "eval", "criterion", "base", "neck", "backbone", "data", "postprocess"):
+        assert wrapped[part] == alone[part], part
+
+
+def test_deformable_detr_is_trained_as_its_authors_did(tmp_path: Path) -> None:
+    train = load_wrapped(wrap_spec("deformable_detr", ["atss"]), tmp_path).train
+    assert (train.epochs, train.milestones, train.batch_size) == (50, (40,), 32)
+    assert load_wrapped(wrap_spec("deformable_detr", ["atss"], schedule="36e"), tmp_path).train.epochs == 36
+
+
 def written(folder: Path, heads: list[str]) -> Spec:
     file = folder / "wrapped.yaml"
     file.write_text(wrap_spec("deformable_detr_pp", heads))

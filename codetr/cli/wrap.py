@@ -24,7 +24,7 @@ _WIDTH = 100
 @click.option("--base", metavar="NAME", help="Base of the zoo, such as deformable_detr, in the place of SPEC.")
 @click.option("--aux", "heads", multiple=True, required=True, metavar="HEAD", help="One-to-many head; repeatable.")
 @click.option("--backbone", metavar="NAME", help="With --base: backbone of the zoo.  [default: resnet50]")
-@click.option("--schedule", metavar="NAME", help="With --base: schedule of the zoo.  [default: 12e]")
+@click.option("--schedule", metavar="NAME", help="With --base: schedule of the zoo.  [default: the base's own]")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="File [co_<name>_<heads>.yaml].")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def command(
@@ -59,7 +59,7 @@ def command(
     if not path.parent.is_dir():
         raise UserError(f"{path.parent} is not a folder; make it first, or name another file with -o")
     if base is not None:
-        text = wrap_spec(base, heads, backbone=backbone or "resnet50", schedule=schedule or "12e")
+        text = wrap_spec(base, heads, backbone=backbone or "resnet50", schedule=schedule)
     else:
         text = wrap_existing(spec or "", heads, folder=path.parent)
     report = wrap_report(load_wrapped(text, path.parent, data), has_data=bool(data))
