@@ -62,8 +62,10 @@ def padded_batch():
         {"with_box_refine": True},
         {"with_box_refine": True, "two_stage": True},
         {"with_box_refine": False, "num_feature_levels": 1, "stages": (4,)},
+        {"with_box_refine": True, "num_feature_levels": 2, "stages": (3, 4)},
+        {"with_box_refine": True, "two_stage": True, "num_feature_levels": 3, "stages": (3, 4)},
     ],
-    ids=["one-stage", "refine", "two-stage", "single-scale"],
+    ids=["one-stage", "refine", "two-stage", "single-scale", "two levels", "three levels"],
 )
 @torch.no_grad()
 def test_every_layer_of_deformable_detr(settings):

@@ -18,11 +18,6 @@ from codetr.weights.transformers_rules.family import (
 _ATTENTION = "(sampling_offsets|attention_weights|value_proj|output_proj)"
 
 
-def _stages(config: Any) -> tuple[int, ...]:
-    """One level is C5 alone, whatever the backbone's own list says."""
-    return (2, 3, 4) if config.num_feature_levels > 1 else (4,)
-
-
 def _model(config: Any) -> dict[str, Any]:
     if config.encoder_n_points != config.decoder_n_points:
         raise UserError("from_transformers reads models with equal points in encoder and decoder")
@@ -34,13 +29,14 @@ def _model(config: Any) -> dict[str, Any]:
             "box_refine": config.with_box_refine,
             "two_stage": config.two_stage,
         },
-        "backbone": timm_resnet(config, stages=_stages(config)),
+        # One level is C5 alone, whatever the backbone's own list says.
+        "backbone": timm_resnet(config, stages=None if config.num_feature_levels > 1 else (4,)),
         "neck": {"name": "channel_mapper", "dim": config.d_model, "num_levels": config.num_feature_levels},
     }
 
 
 def _rules(config: Any) -> list[Rule]:
-    maps = len(_stages(config))
+    maps = len(config.backbone_config.out_indices) if config.num_feature_levels > 1 else 1
     encoder, decoder = r"model\.encoder\.(layers\.\d+)\.", r"model\.decoder\.(layers\.\d+)\."
     return [
         *backbone_rules(),

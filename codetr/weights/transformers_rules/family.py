@@ -18,8 +18,8 @@ class Family:
     rules: Callable[[Any], list[Rule]]
 
 
-def timm_resnet(config: Any, *, stages: Sequence[int]) -> dict[str, Any]:
-    """Our backbone's settings.
+def timm_resnet(config: Any, *, stages: Sequence[int] | None = None) -> dict[str, Any]:
+    """Our backbone's settings. stages: default those that their backbone gives.
 
     Raises: UserError for another backbone, or for positions or attention of a form that ours does not have.
     """
@@ -33,7 +33,8 @@ def timm_resnet(config: Any, *, stages: Sequence[int]) -> dict[str, Any]:
         config.encoder_ffn_dim != config.decoder_ffn_dim
     ):
         raise UserError("from_transformers reads models with equal heads and widths in encoder and decoder")
-    settings = {"name": "resnet", "model": backbone.backbone, "stages": tuple(stages), "pretrained": False}
+    taken = backbone.out_indices if stages is None else stages
+    settings = {"name": "resnet", "model": backbone.backbone, "stages": tuple(taken), "pretrained": False}
     if backbone.output_stride is not None:  # config.dilation is a wish, and stands here if it was granted
         settings["options"] = {"output_stride": backbone.output_stride}
     return settings
