@@ -26,12 +26,17 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--all", "fragments", is_flag=True, help="Also the fragments that specs extend.")
+@click.option("--components", "parts", is_flag=True, help="What specs are made of instead: bases, heads and so on.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def list_specs(fragments: bool, as_json: bool) -> None:
+def list_specs(fragments: bool, parts: bool, as_json: bool) -> None:
     """List the specs that can be trained as they are, with the AP on COCO val that was published for each.
 
-    Those under paper/ are rows of the tables of the Co-DETR paper.
+    Those under paper/ are rows of the tables of the Co-DETR paper. Components are built in or from installed packages.
     """
+    if parts:
+        if fragments:
+            raise click.UsageError("--all: not with --components")
+        return _list_components(as_json=as_json)
     names = zoo.names() if fragments else zoo.recipes()
     recipes = [zoo.recipe(name) for name in names]
     if as_json:
@@ -42,6 +47,19 @@ def list_specs(fragments: bool, as_json: bool) -> None:
     else:
         _print_lines(recipes)
     click.echo(f"\nin {zoo.root()}; `codetr zoo show NAME` prints one", err=True)
+
+
+def _list_components(*, as_json: bool) -> None:
+    """A line for each: kind, name, where it comes from, what it is."""
+    from codetr.registry import SINGULAR, components
+
+    found = components()
+    if as_json:
+        click.echo(json.dumps([asdict(component) for component in found], indent=2))
+        return
+    width, origin = (max(len(getattr(c, field)) for c in found) for field in ("name", "origin"))
+    for c in found:
+        click.echo(f"{SINGULAR[c.kind]:<8}  {c.name:<{width}}  {c.origin:<{origin}}  {c.description}".rstrip())
 
 
 def _print_tables(recipes: list[zoo.Recipe]) -> None:

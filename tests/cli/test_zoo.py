@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from rich.console import Console
 
 from codetr import yaml_nodes, zoo
 from codetr.cli.main import main
+from codetr.registry import Kind, names
 from codetr.zoo_tables import recipe_tables
 
+KINDS: dict[str, Kind] = {"base": "bases", "head": "heads", "backbone": "backbones", "neck": "necks"}
 SPEC = """\
 # A detector.
 base: {name: deformable_detr}
@@ -52,6 +55,20 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "table": "Table 9", "method": "Deformable-DETR", "k": 1, "epochs": 36, "detail": "head alone"
     }  # fmt: skip
     assert found["quickstart"]["measured"] == {"ap": 26.3, "dataset": "its own scenes"}
+
+
+def test_components_are_listed_with_where_they_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["zoo", "list", "--components"]) == 0
+    rows = [re.split(r"\s{2,}", line, maxsplit=3) for line in capsys.readouterr().out.splitlines()]
+    known = [(kind, name) for kind in ("base", "head", "backbone", "neck") for name in names(KINDS[kind])]
+    assert [(kind, name) for kind, name, _, _ in rows] == known
+    assert ["head", "fcos", "built in"] in [row[:3] for row in rows]
+    assert all(description for *_, description in rows)
+    assert main(["zoo", "list", "--components", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in listed] == [name for _, name in known]
+    assert main(["zoo", "list", "--components", "--all"]) == 2
+    assert "--all: not with --components" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("width", [80, 100, 150])
