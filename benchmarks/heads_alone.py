@@ -1,11 +1,11 @@
 """What does each one-to-many head learn as the only one beside a base? AP50 of its own branch, and of the decoder's.
 
-    python benchmarks/heads_alone.py
+    python benchmarks/heads_alone.py --jobs 2
     python benchmarks/heads_alone.py --heads gfl paa --seeds 0 1 2 train.epochs=12
 
 Trains SPEC (zoo/quickstart.yaml) with one head of the zoo at a time for a few epochs on scenes that it renders itself,
-evaluates both branches (paper, Table 11), and writes benchmarks/results/heads_alone.{json,md}. Trainings that are
-complete under --out are not run again: for other settings choose another folder.
+evaluates both branches (paper, Table 11), Mask-RCNN's masks too, and writes benchmarks/results/heads_alone.{json,md}.
+Trainings that are complete under --out are not run again: for other settings choose another folder.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from _common import environment, write
 
 from codetr.registry import names
 
-HEADS = ["atss", "retinanet", "fcos", "paa", "gfl", "faster_rcnn"]
+HEADS = ["atss", "retinanet", "fcos", "paa", "gfl", "faster_rcnn", "mask_rcnn"]
 SHORT = ["train.epochs=6", "train.eval_every=6"]
-SMALL = {"faster_rcnn": "{rpn: {channels: 96, train_proposals: 300}, roi: {hidden: 256, samples: 128}}"}
+NARROW = "rpn: {channels: 96, train_proposals: 300}, roi: {hidden: 256, samples: 128}"
+SMALL = {"faster_rcnn": f"{{{NARROW}}}", "mask_rcnn": f"{{{NARROW}, mask: {{channels: 96}}}}"}
 """Settings of heads whose defaults are too wide for a base of 96 channels."""
+NEEDS = {"mask_rcnn": ["data.masks=true"]}
 
 
 def main() -> None:
@@ -56,20 +58,17 @@ def _run(head: str, seed: int, *, options: argparse.Namespace, threads: int) -> 
         figures = out / f"{branch}.json"
         if not figures.is_file():
             if branch == head:
-                settings = [*SHORT, *options.overrides, f"train.seed={seed}", f"train.threads={threads}"]
+                own = [*NEEDS.get(head, []), f"train.seed={seed}", f"train.threads={threads}"]
+                settings = [*SHORT, *options.overrides, *own]
                 _codetr("train", options.spec, f"heads={{{head}: {SMALL.get(head, '{}')}}}", *settings, "--out", out)
             _codetr("eval", out, "--branch", branch, "--json", figures)
         found[branch] = json.loads(figures.read_text())
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
-    return {
-        "head": head,
-        "seed": seed,
-        "branch": {key: found[head][key] for key in ("AP", "AP50")},
-        "decoder": {key: found["detr"][key] for key in ("AP", "AP50")},
-        "images_per_second": statistics.median(rates),
-        "threads": threads,
+    figures_of = {"branch": found[head], "decoder": found["detr"], "masks": found[head].get("segm")}
+    kept = {
+        name: None if figures is None else {key: figures[key] for key in ("AP", "AP50")}
+        for name, figures in figures_of.items()
     }
+    return {"head": head, "seed": seed, "threads": threads, **kept}
 
 
 def _codetr(*arguments: object) -> None:
@@ -82,19 +81,23 @@ def _table(spec: str, overrides: list[str], runs: list[dict[str, Any]]) -> str:
     rows = [
         "# Each head alone beside its base\n",
         f"`{spec}` with {', '.join(f'`{entry}`' for entry in overrides)}; mean of {seeds} seed(s), times 100.\n",
-        "| head | AP50 of its branch | AP | AP50 of the decoder | AP | images/s of a job |",
-        "|---|---|---|---|---|---|",
+        "| head | AP50 of its branch | AP | AP50 of its masks | AP | AP50 of the decoder | AP |",
+        "|---|---|---|---|---|---|---|",
     ]
     for head in dict.fromkeys(run["head"] for run in runs):
         own = [run for run in runs if run["head"] == head]
         cells = [
-            f"{100 * statistics.mean(run[branch][figure] for run in own):.1f}"
-            for branch in ("branch", "decoder")
+            _mean([run[part] for run in own], figure)
+            for part in ("branch", "masks", "decoder")
             for figure in ("AP50", "AP")
         ]
-        rate = statistics.mean(run["images_per_second"] for run in own)
-        rows.append(f"| {head} | {' | '.join(cells)} | {rate:.1f} |")
+        rows.append(f"| {head} | {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def _mean(figures: list[dict[str, float] | None], name: str) -> str:
+    found = [figure[name] for figure in figures if figure is not None]
+    return f"{100 * statistics.mean(found):.1f}" if found else ""
 
 
 if __name__ == "__main__":
