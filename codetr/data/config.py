@@ -96,6 +96,7 @@ class DataConfig(Section):
     on_bad_image: stop at a truncated or undecodable image, or leave it out and warn once for each file.
     masks: decode instance masks. workers: processes that load images; null takes up to four, fewer on a small machine.
     group_by_shape: images of a batch have a similar aspect ratio, so that little of it is padding.
+    pad_multiple: pad height and width of a batch to multiples of so many pixels, so that there are few shapes; or null.
     drop_last: leave out the images that do not fill the last batch of a training epoch.
     """
 
@@ -109,6 +110,7 @@ class DataConfig(Section):
     resize: Resize = Resize()
     workers: int | None = Field(None, ge=0)
     group_by_shape: bool = True
+    pad_multiple: Pixels | None = None
     drop_last: bool = True
 
     @model_validator(mode="after")

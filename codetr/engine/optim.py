@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codetr.engine.config import LearningRateGroup, TrainConfig
+from codetr.engine.config import ParameterGroup, TrainConfig
 from codetr.errors import UserError
 
 
-def factor_of(name: str, groups: Sequence[LearningRateGroup]) -> float:
+def factor_of(name: str, groups: Sequence[ParameterGroup]) -> float:
     """Learning-rate factor of the parameter with this dotted name: that of the first group that matches, else 1."""
     return next((group.factor for group in groups if group.match in name), 1.0)
 
 
-def parameter_groups(model: nn.Module, groups: Sequence[LearningRateGroup]) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, groups: Sequence[ParameterGroup]) -> list[dict[str, Any]]:
     """Trainable parameters by learning-rate factor, each parameter once, in the model's order.
 
     Every group is a dictionary of `params`, `names` and `factor`. Frozen parameters are left out.
@@ -93,7 +93,7 @@ def _names(optimizer: torch.optim.Optimizer) -> list[str]:
     return [name for group in optimizer.param_groups for name in group["names"]]
 
 
-def _no_match(position: int, group: LearningRateGroup, names: Sequence[str]) -> str:
+def _no_match(position: int, group: ParameterGroup, names: Sequence[str]) -> str:
     parts = sorted({".".join(name.split(".")[:2]) for name in names})
     return (
         f"train.lr_groups[{position}].match: no parameter of the model has {group.match!r} in its name. "

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from codetr.engine.config import LearningRateGroup, TrainConfig
+from codetr.engine.config import ParameterGroup, TrainConfig
 from codetr.engine.optim import (
     build_optimizer,
     clip_gradients,
@@ -47,7 +47,7 @@ def test_published_factors(name: str, factor: float) -> None:
 
 
 def test_the_first_match_wins() -> None:
-    groups = (LearningRateGroup(match="b.c", factor=0.5), LearningRateGroup(match="b", factor=0.2))
+    groups = (ParameterGroup(match="b.c", factor=0.5), ParameterGroup(match="b", factor=0.2))
     assert [factor_of(name, groups) for name in ("a.b.c", "a.b.d", "a.c")] == [0.5, 0.2, 1.0]
 
 
@@ -60,10 +60,10 @@ def test_groups_leave_frozen_parameters_out_and_take_shared_ones_once() -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_an_error_unless_optional() -> None:
-    wrong = (LearningRateGroup(match="bakbone", factor=0.1),)
+    wrong = (ParameterGroup(match="bakbone", factor=0.1),)
     with pytest.raises(UserError, match=r"train\.lr_groups\[0\]\.match: no parameter .*'bakbone'.*backbone\.0"):
         parameter_groups(Small(), wrong)
-    groups = parameter_groups(Small(), (LearningRateGroup(match="bakbone", factor=0.1, optional=True),))
+    groups = parameter_groups(Small(), (ParameterGroup(match="bakbone", factor=0.1, optional=True),))
     assert [group["factor"] for group in groups] == [1.0]
 
 
@@ -91,7 +91,7 @@ def test_memory_is_kept_by_name_whatever_the_grouping() -> None:
     for value, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
         parameter.grad = torch.full_like(parameter, float(value + 1))
     optimizer.step()
-    regrouped = TrainConfig(weight_decay=0.3, lr_groups=(LearningRateGroup(match="sampling", factor=2.0),))
+    regrouped = TrainConfig(weight_decay=0.3, lr_groups=(ParameterGroup(match="sampling", factor=2.0),))
     other = build_optimizer(model, regrouped, device=CPU)
     assert other.param_groups[0]["names"] != optimizer.param_groups[0]["names"]
     load_optimizer_state(other, optimizer_state(optimizer))

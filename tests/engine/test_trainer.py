@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from codetr.engine.checkpoint import read_meta, read_state, read_weights
-from codetr.engine.config import EmaConfig, LearningRateGroup, TrainConfig
+from codetr.engine.config import EmaConfig, ParameterGroup, TrainConfig
 from codetr.engine.report import NonFinite
 from codetr.errors import UserError
 
 
 def config(**changes: Any) -> TrainConfig:
-    groups = (LearningRateGroup(match="backbone", factor=0.1),)
+    groups = (ParameterGroup(match="backbone", factor=0.1),)
     settings: dict[str, Any] = {"epochs": 3, "batch_size": 2, "lr": 1e-2, "lr_groups": groups, "milestones": (2,)}
     return TrainConfig(**{**settings, "log_every": 2, "device": "cpu", **changes})
 
