@@ -6,7 +6,7 @@ Dimension key: M positives, G objects, P pyramid levels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -18,6 +18,7 @@ from codetr.models.collaborative import Collaborative
 from codetr.models.heads.contract import Head
 from codetr.models.parts.priors import AnchorGrid
 from codetr.ops.boxes import area, denormalise, normalise
+from codetr.ops.masks import CROP_SIDE
 from codetr.ops.roi import roi_levels
 from codetr.structures import Batch, Memory, Positives, Pyramid, Targets
 
@@ -93,7 +94,10 @@ def branches(model: Collaborative, batch: Batch, spec: ModelSpec, *, seed: int =
 
 
 def head_branch(name: str, kind: str, head: Head, pyramid: Pyramid, targets: Targets) -> Branch:
-    """A head on the one image of a pyramid."""
+    """A head on the one image of a pyramid. Masks have no part in what is positive: empty ones will do."""
+    if head.has_masks and targets.mask_crops is None:
+        shape = (*targets.labels.shape, CROP_SIDE, CROP_SIDE)
+        targets = replace(targets, mask_crops=targets.labels.new_zeros(shape, dtype=torch.uint8))
     positives = head(pyramid, targets).positives
     chosen = (positives.valid & (positives.targets != 0).any(2))[0]
     boxes = positives.boxes[0, chosen]

@@ -89,7 +89,7 @@ def _head(figure: Any, found: Inspection) -> None:
     keys = "solid: objects   dashed: the box of a query or region   dots: centres, of priors larger on coarser levels"
     for place, line in ((0.58, f"{found.file}, {found.model}"), (0.82, f"positives of an object on average: {means}")):
         figure.text(0.02, 1 - place / height, plain(line), fontsize=10, color=FAINT, va="top")
-    figure.text(0.98, 1 - 0.82 / height, keys, fontsize=9, color=FAINT, va="top", ha="right")
+    figure.text(0.98, 1 - 0.30 / height, keys, fontsize=9, color=FAINT, va="top", ha="right")
 
 
 def _backdrop(found: Inspection) -> np.ndarray:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import torch
+from torch import Tensor
+from torchvision.models.detection.fcos import FCOS
 
 from codetr.assigners.contract import Priors
 from codetr.assigners.fcos import FCOSAssigner, size_ranges
@@ -65,3 +70,35 @@ def test_images_without_objects_and_padding(make_targets: MakeTargets) -> None:
         [-1, 0, -2, -2],
         [-1, -1, -2, -2],
     ]
+
+
+def matched_by_torchvision(targets: Targets, anchors: Tensor, level_sizes: tuple[int, ...]) -> Tensor:
+    """(B, P) of its FCOS: -1 where there is none. Its anchors are squares of one stride round the points."""
+
+    def matches(_targets: Any, _outputs: Any, _anchors: Any, matched_idxs: list[Tensor]) -> Tensor:
+        return torch.stack(matched_idxs)
+
+    model = SimpleNamespace(center_sampling_radius=1.5, head=SimpleNamespace(compute_loss=matches))
+    real = [{"boxes": boxes[valid]} for boxes, valid in zip(targets.boxes, targets.valid, strict=True)]
+    found: Tensor = FCOS.compute_loss(model, real, {}, [anchors] * len(real), list(level_sizes))
+    return found
+
+
+@pytest.mark.parametrize("whole_pixels", [False, True])
+def test_equals_torchvision(make_targets: MakeTargets, whole_pixels: bool) -> None:
+    """Of whole sides some areas are equal, and some points lie on the border of a middle: both agree on these.
+
+    Its ranges leave out their ends, ours have them; no distance from a point to a side, half a pixel off, is an end.
+    """
+    strides = (8, 16, 32)
+    maps = tuple(torch.zeros(3, 1, 256 // s, 256 // s) for s in strides)
+    priors = AnchorGrid(scale=1, offset=0.5).priors(Pyramid(maps, strides, torch.full((3, 2), 256.0)))
+    corner, side = torch.rand(3, 40, 2, dtype=torch.float64) * 150, 4 + torch.rand(3, 40, 2, dtype=torch.float64) * 250
+    if whole_pixels:
+        corner, side = corner.floor() + 0.5, side.round()
+    boxes = torch.cat([corner, corner + side], dim=2)
+    targets = make_targets(*boxes.tolist(), padding=1, dtype=torch.float64)
+    ours = FCOSAssigner(strides).assign(priors, targets)
+    theirs = matched_by_torchvision(targets, priors.boxes.double(), priors.level_sizes)
+    assert torch.equal(ours, theirs)
+    assert all((level >= 0).sum() > 10 for level in ours.split(priors.level_sizes, dim=1))

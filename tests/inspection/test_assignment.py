@@ -70,6 +70,25 @@ def test_what_has_no_grid_has_boxes() -> None:
     assert found.levels.tolist() == [0, 0, 0]  # regions of 64 pixels are pooled from a stride of 8
 
 
+def test_a_head_with_masks_needs_none_here() -> None:
+    """It is given empty ones, since the image was read without; those that there are stay."""
+
+    class Masked(Told):
+        has_masks = True
+
+        def forward(self, pyramid: Pyramid, targets: Targets) -> HeadOutput:
+            seen.append(targets.mask_crops)
+            return super().forward(pyramid, targets)
+
+    seen: list[Tensor | None] = []
+    own = torch.ones(1, 4, 112, 112, dtype=torch.uint8)
+    for targets in (TARGETS, replace(TARGETS, mask_crops=own)):
+        assert head_branch("told", "told", Masked(None), PYRAMID, targets).counts(3) == [0, 2, 1]
+    empty, kept = seen
+    assert empty is not None and empty.shape == own.shape and empty.dtype == torch.uint8 and not empty.any()
+    assert kept is own
+
+
 def test_positives_are_counted_without_empty_slots() -> None:
     images = ImageBatch(torch.zeros(1, 3, 96, 96), torch.zeros(1, 96, 96, dtype=torch.bool), PYRAMID.sizes)
     batch = Batch(images, TARGETS, (ImageInfo(1, "a.jpg", (96, 96)),))

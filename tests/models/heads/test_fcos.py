@@ -51,6 +51,22 @@ def test_positives_are_squares_of_eight_strides_round_points(pyramid: Pyramid, o
     assert sorted(map(tuple, centre.tolist())) == wanted
 
 
+def test_positives_of_the_paper_s_pyramid() -> None:
+    """Table 1: w = h = 8 * 2^(2 + j) on the levels j = 1 to 5, of strides 8 to 128."""
+    strides = (8, 16, 32, 64, 128)
+    maps = tuple(torch.randn(1, 32, 1024 // s, 1024 // s) for s in strides)
+    pyramid = Pyramid(maps, strides, torch.tensor([[1024.0, 1024.0]]))
+    head = build("fcos", strides=strides, stacked_convs=0)
+    sides = {}
+    # Objects of 2 * half round a point's neighbourhood: the farthest side is at least `half` away, and less than twice.
+    for level, half in enumerate((40, 80, 160, 320, 600), start=1):
+        low, high = 512 - half, 512 + half
+        positives = head(pyramid, one_object(low, low, high, high)).positives
+        boxes = positives.boxes[positives.valid]
+        sides[level] = set((boxes[:, 2:] - boxes[:, :2]).flatten().tolist())
+    assert sides == {1: {64}, 2: {128}, 3: {256}, 4: {512}, 5: {1024}}
+
+
 def test_levels_share_the_sizes_by_halving() -> None:
     """A pyramid from stride 4 has one range more at the fine end: up to 32 pixels, then 64, 128 and so on."""
     strides = (4, 8, 16, 32, 64, 128)
