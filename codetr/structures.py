@@ -54,6 +54,7 @@ class Targets:
     counts: number of valid objects of each image, on the host, so that no code has to read `valid` back.
     mask_crops: (B, G, A, A) uint8 or None: the share of the object in each cell of its box, 255 = all of it.
     ignore_boxes, ignore_valid: (B, I, 4) and (B, I), crowd regions, never a target; I may be 0.
+    seeds: (B,) int64, or None: what all random draws about an image in this epoch follow from (`ops.draws`).
     """
 
     boxes: Tensor
@@ -63,6 +64,7 @@ class Targets:
     mask_crops: Tensor | None = None
     ignore_boxes: Tensor | None = None
     ignore_valid: Tensor | None = None
+    seeds: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ class Positives:
     boxes: (B, M, 4) xyxy pixels, detached: the prior (anchor, point box or proposal), never the regressed box.
     features: (B, M, C), not detached. labels: (B, M) int64, K = background (only with `fill: negatives`).
     targets: (B, M, 4) xyxy pixels, the matched ground truth; 0 where background. valid: (B, M) bool.
+    found: (B,) int64, how many positives there were to pick from (of a two-stage head: among the regions that it
+    sampled), or None if the head does not tell.
     """
 
     boxes: Tensor
@@ -143,6 +147,7 @@ class Positives:
     labels: Tensor
     targets: Tensor
     valid: Tensor
+    found: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 RATIO_STEPS = 8  # images whose log2 of the aspect ratio falls into the same eighth count as equally shaped
-POOL = 64  # global batches that are grouped by shape together; more leave less padding and less chance
+POOL = 64  # steps whose images are grouped by shape together; more leave less padding and less chance
 
 
 def training_batches(
@@ -19,17 +19,22 @@ def training_batches(
     epoch: int,
     rank: int = 0,
     world_size: int = 1,
+    accumulate: int = 1,
     group_by_shape: bool = True,
     drop_last: bool = True,
 ) -> list[list[int]]:
     """The batches of one rank in a training epoch, as image indices; every rank has the same number, all of full size.
 
-    ratios: width over height of each image. batch_size: images a rank and step. The images that do not fill the last
-    global batch are left out, or completed by repeating others without `drop_last`; there is always one batch at least.
+    ratios: width over height of each image. accumulate: consecutive batches that make one step. batch_size: images in
+    one of them. The images of a step are the same for any division of it among ranks and pieces, each of which has a
+    run of them; the ranks' shares of one piece are neighbours, so that they have similar shapes. The images that do not
+    fill the last step are left out, or completed by repeating others without `drop_last`; there is always one step at
+    least.
     """
     generator = torch.Generator().manual_seed(sample_seed(seed, epoch, -1))
     order: list[int] = torch.randperm(len(ratios), generator=generator).tolist()
-    per_step = batch_size * world_size
+    per_piece = batch_size * world_size
+    per_step = per_piece * accumulate
     steps = max(1, len(order) // per_step if drop_last else math.ceil(len(order) / per_step))
     order = [order[position % len(order)] for position in range(steps * per_step)]
     if group_by_shape:
@@ -40,7 +45,9 @@ def training_batches(
         shuffled: list[int] = torch.randperm(steps, generator=generator).tolist()
     else:
         shuffled = list(range(steps))
-    starts = [step * per_step + rank * batch_size for step in shuffled]
+    starts = [
+        step * per_step + piece * per_piece + rank * batch_size for step in shuffled for piece in range(accumulate)
+    ]
     return [order[start : start + batch_size] for start in starts]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -79,6 +80,18 @@ class CocoDataset(Dataset[Sample]):
     def aspect_ratios(self) -> list[float]:
         """Width over height of every image."""
         return [info.size[1] / info.size[0] for info in self.infos]
+
+    def object_counts(self) -> list[int]:
+        """Number of objects of every image, crowd regions left out."""
+        crowd = np.concatenate([[0], np.cumsum(self._table.crowd)])
+        ends = self._table.starts
+        found: list[int] = (np.diff(ends) - np.diff(crowd[ends])).tolist()
+        return found
+
+    def class_counts(self) -> list[int]:
+        """Number of objects of every class, by contiguous label, crowd regions left out."""
+        found: list[int] = np.bincount(self._table.labels[~self._table.crowd], minlength=len(self.classes)).tolist()
+        return found
 
     def _masks(self, rows: slice, info: ImageInfo) -> Tensor | None:
         if self._table.segments is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,13 +13,14 @@ from codetr.ops.masks import CROP_SIDE, crop_masks
 from codetr.structures import Batch, ImageBatch, Targets
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], *, seeds: Sequence[int] | None = None, pad_multiple: int | None = None) -> Batch:
     """Pads images on the right and at the bottom to the largest height and width, and targets to the largest count.
 
-    samples: at least one, transformed (float images). Targets are padded to G >= 1, crowd regions to I >= 0.
+    samples: at least one, transformed (float images). seeds: `Targets.seeds`. pad_multiple: then to the next multiples
+    of so many pixels. Targets are padded to G >= 1, crowd regions to I >= 0.
     """
-    height = max(sample.image.shape[-2] for sample in samples)
-    width = max(sample.image.shape[-1] for sample in samples)
+    step = pad_multiple or 1
+    height, width = (math.ceil(max(sample.image.shape[axis] for sample in samples) / step) * step for axis in (-2, -1))
     pixels = torch.zeros(len(samples), 3, height, width)
     padding = torch.ones(len(samples), height, width, dtype=torch.bool)
     for index, sample in enumerate(samples):
@@ -26,11 +28,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
         pixels[index, :, :bottom, :right] = sample.image
         padding[index, :bottom, :right] = False
     sizes = torch.tensor([sample.image.shape[-2:] for sample in samples], dtype=torch.float32)
-    targets = _targets(samples)
+    targets = _targets(samples, seeds)
     return Batch(ImageBatch(pixels, padding, sizes), targets, tuple(sample.info for sample in samples))
 
 
-def _targets(samples: Sequence[Sample]) -> Targets:
+def _targets(samples: Sequence[Sample], seeds: Sequence[int] | None) -> Targets:
     counts = tuple(len(sample.labels) for sample in samples)
     longest = max(1, *counts)
     boxes, valid = _pad_boxes([sample.boxes for sample in samples], longest)
@@ -39,7 +41,9 @@ def _targets(samples: Sequence[Sample]) -> Targets:
     labels = torch.zeros(len(samples), longest, dtype=torch.int64)
     for index, sample in enumerate(samples):
         labels[index, : counts[index]] = sample.labels
-    return Targets(boxes, labels, valid, counts, _mask_crops(samples, longest), ignore_boxes, ignore_valid)
+    crops = _mask_crops(samples, longest)
+    seeded = None if seeds is None else torch.tensor(seeds, dtype=torch.int64)
+    return Targets(boxes, labels, valid, counts, crops, ignore_boxes, ignore_valid, seeded)
 
 
 def _pad_boxes(boxes: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:

@@ -23,11 +23,13 @@ if TYPE_CHECKING:  # imports torchvision, which is slow
 class Item:
     """One place in a batch.
 
-    sample: None if nothing could be put there. skipped: file and reason of each image left out on the way.
-    error: a message that must stop the run; it leaves the worker as a value, since an exception would lose its type.
+    sample: None if nothing could be put there. seed: of all that is drawn at random about it, in the model too.
+    skipped: file and reason of each image left out on the way. error: a message that must stop the run; it leaves the
+    worker as a value, since an exception would lose its type.
     """
 
     sample: Sample | None = None
+    seed: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
     error: str | None = None
 
@@ -75,17 +77,19 @@ class Fetcher(Dataset[Item]):
                 continue
             except UserError as error:
                 return Item(error=str(error))
-            return Item(self.transform(sample, seed=sample_seed(self.seed, epoch, index)), tuple(skipped))
-        return Item(
-            None, tuple(skipped), f"{self.dataset.annotations}: no image can be used" if self.stand_in else None
-        )
+            seed = sample_seed(self.seed, epoch, index)
+            return Item(self.transform(sample, seed=seed), seed, tuple(skipped))
+        nothing = f"{self.dataset.annotations}: no image can be used" if self.stand_in else None
+        return Item(skipped=tuple(skipped), error=nothing)
 
 
-def assemble(items: Sequence[Item]) -> Loaded:
-    """The batch of all places that hold a sample, and what to report."""
+def assemble(items: Sequence[Item], *, pad_multiple: int | None = None) -> Loaded:
+    """The batch of all places that hold a sample, and what to report. pad_multiple: as in `collate`."""
     samples = [item.sample for item in items if item.sample is not None]
+    seeds = [item.seed for item in items if item.sample is not None]
     errors = [item.error for item in items if item.error is not None]
     skipped = tuple(entry for item in items for entry in item.skipped)
     if errors:
         return Loaded(None, skipped, errors[0])
-    return Loaded(collate(samples) if samples else None, skipped, None)
+    batch = collate(samples, seeds=seeds, pad_multiple=pad_multiple) if samples else None
+    return Loaded(batch, skipped, None)

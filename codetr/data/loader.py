@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch.utils.data import DataLoader
@@ -17,6 +16,7 @@ from codetr.data.coco import CocoDataset
 from codetr.data.config import DataConfig
 from codetr.data.fetch import Fetcher, Item, Loaded, assemble
 from codetr.data.layout import SplitName
+from codetr.data.workers import DEATHS, obey_parent_only
 from codetr.errors import Notice, UserError
 from codetr.structures import Batch
 
@@ -40,6 +40,7 @@ class EpochPlan:
         seed: int,
         rank: int,
         world_size: int,
+        accumulate: int,
     ) -> None:
         self._ratios = ratios
         self._config = config
@@ -48,6 +49,7 @@ class EpochPlan:
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
+        self._accumulate = accumulate
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -59,6 +61,7 @@ class EpochPlan:
                 epoch=epoch,
                 rank=self._rank,
                 world_size=self._world_size,
+                accumulate=self._accumulate,
                 group_by_shape=self._config.group_by_shape,
                 drop_last=self._config.drop_last,
             )
@@ -84,23 +87,6 @@ class EpochPlan:
             yield [(self.epoch, index) for index in batch]
 
 
-def _obey_parent_only(worker: int) -> None:
-    """Set up a worker: SIGTERM ends it if its parent sends it, and is ignored otherwise (on Linux).
-
-    A launcher signals every process of a run; the training process decides when to stop, and needs its workers. But it
-    ends them by the same signal: when a loader is given up in the middle of an epoch, and at an exit by an exception.
-    """
-    if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_await_termination, args=(os.getppid(),), daemon=True).start()
-
-
-def _await_termination(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
-
-
 class Loader:
     """The batches of one rank's epoch. Made by `build_loader`.
 
@@ -108,7 +94,7 @@ class Loader:
     skipped: the reason, by file, of every image left out so far (`data.on_bad_image=skip`).
     """
 
-    def __init__(self, fetcher: Fetcher, plan: EpochPlan, *, workers: int) -> None:
+    def __init__(self, fetcher: Fetcher, plan: EpochPlan, *, workers: int, pad_multiple: int | None) -> None:
         self.dataset = fetcher.dataset
         self.skipped: dict[str, str] = {}
         self._plan = plan
@@ -117,9 +103,9 @@ class Loader:
             batch_sampler=plan,
             num_workers=workers,
             persistent_workers=workers > 0,
-            collate_fn=assemble,
+            collate_fn=partial(assemble, pad_multiple=pad_multiple),
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_obey_parent_only,
+            worker_init_fn=obey_parent_only,
             # A generator of its own: the default would draw from the global one, which belongs to training.
             generator=torch.Generator().manual_seed(fetcher.seed),
         )
@@ -132,9 +118,10 @@ class Loader:
         return len(self._plan.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Raises: UserError for an image that cannot be used, unless it is to be skipped (warning `SkippedImage`)."""
-        loaded: Loaded
-        for loaded in self._batches:
+        """Raises: UserError for an image that cannot be used, unless it is to be skipped (warning `SkippedImage`); and
+        if a worker was killed, at the batch that is asked for next.
+        """
+        for loaded in self._loaded():
             for file, reason in loaded.skipped:
                 if file not in self.skipped:
                     self.skipped[file] = reason
@@ -143,6 +130,33 @@ class Loader:
                 raise UserError(loaded.error)
             if loaded.batch is not None:
                 yield loaded.batch
+
+    def _loaded(self) -> Iterator[Loaded]:
+        if not self._batches.num_workers:
+            yield from self._batches
+            return
+        batches: Iterator[Loaded] | None = None
+        while True:
+            try:
+                with DEATHS.heard():
+                    batches = iter(self._batches) if batches is None else batches
+                    loaded = next(batches, None)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                raise UserError(
+                    f"a process that loads images was killed: {str(error).strip()}\n{self._advice()}"
+                ) from error
+            if loaded is None:
+                return
+            yield loaded
+
+    def _advice(self) -> str:
+        return (
+            "  Often it is the kernel that does so, for want of memory, or because /dev/shm is too small (in a container:\n"
+            f"  docker run --shm-size=8g). Set data.workers, now {self._batches.num_workers}, to fewer, or to 0, which "
+            "loads in the training process;\n  then go on with the run: codetr train --resume RUN."
+        )
 
 
 def build_loader(
@@ -154,12 +168,14 @@ def build_loader(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
+    accumulate: int = 1,
 ) -> Loader:
     """The loader of one rank.
 
     split: `train` shuffles, augments, and gives every rank the same number of full batches; `val` keeps a fixed order
-    and gives each image to exactly one rank. batch_size: images a batch of one rank. The batches depend on `seed`, the
-    epoch, `rank` and `world_size`, never on the number of workers.
+    and gives each image to exactly one rank. batch_size: images a batch of one rank. accumulate: batches in a row that
+    make one step of training; `val` has no such thing. The images of a step depend on `seed`, the epoch and how many
+    they are, never on their division among ranks and batches, nor on the number of workers.
     """
     from codetr.data.transforms import build_transform  # imports torchvision, which is slow
 
@@ -178,8 +194,9 @@ def build_loader(
         seed=seed,
         rank=rank,
         world_size=world_size,
+        accumulate=accumulate,
     )
-    return Loader(fetcher, plan, workers=_worker_count(config))
+    return Loader(fetcher, plan, workers=_worker_count(config), pad_multiple=config.pad_multiple)
 
 
 def _worker_count(config: DataConfig) -> int:

@@ -16,7 +16,7 @@ from codetr.config import Section
 from codetr.losses.box import giou_loss
 from codetr.losses.focal import quality_focal_loss, sigmoid_focal_loss_rows
 from codetr.ops.boxes import aligned_iou, cxcywh_to_xyxy, normalise
-from codetr.ops.distributed import mean_over_ranks
+from codetr.ops.distributed import divisor
 from codetr.structures import Assigned, DecoderOutput, EncoderPrediction, Match, QueryGroup, Targets
 
 
@@ -56,7 +56,8 @@ class _Goal:
 class SetCriterion:
     """Class, L1 and GIoU loss of every layer of a group.
 
-    Each term is a sum over queries divided by the number of positives, averaged over ranks and at least 1. Box terms
+    Each term is a sum over queries divided by the number of positives, over the ranks and at least 1 (`divisor`). What
+    is accumulated in pieces is divided piece by piece: a piece of few objects weighs as much as another. Box terms
     count positives only, L1 on cxcywh in units of the image, GIoU on the same boxes as corners (GIoU does not change
     with the scale of an axis, so it equals the published code's, in pixels).
     classification: `sigmoid`, focal or quality focal loss of K logits; `softmax`, cross-entropy of K + 1, the last for
@@ -133,7 +134,7 @@ class SetCriterion:
         """(L,) of each term, weighted by the criterion."""
         config = self.config
         positive = (goal.labels < self._background(output)) & (goal.weights > 0)
-        count = mean_over_ranks(positive.sum((1, 2)).float()).clamp(min=1)
+        count = divisor(positive.sum((1, 2)).float())
         boxes = output.boxes.float()
         masked = positive.expand(boxes.shape[:3])
         distance = (boxes - goal.boxes).abs().sum(-1)
@@ -157,8 +158,7 @@ class SetCriterion:
             return focal.sum((1, 2)) / count
         weight = torch.where(positive, 1.0, config.no_object_weight) * goal.weights
         entropy = F.cross_entropy(logits.float().movedim(-1, 1), labels, reduction="none")
-        total = mean_over_ranks(weight.sum((1, 2))).clamp(min=1)
-        return (entropy * weight).sum((1, 2)) / total
+        return (entropy * weight).sum((1, 2)) / divisor(weight.sum((1, 2)))
 
 
 def _quality(boxes: Tensor, targets: Tensor) -> Tensor:

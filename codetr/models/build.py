@@ -13,6 +13,7 @@ from codetr.models.parts.conv_tower import GROUPS
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.postprocess import PostprocessConfig
 from codetr.models.parts.pyramid import PyramidAdapter
+from codetr.ops.draws import stream
 from codetr.registry import BackboneSpec, BaseSpec, HeadSpec, NeckSpec, find
 
 
@@ -77,7 +78,7 @@ def build(spec: ModelSpec, num_classes: int, *, pretrained: bool = True) -> Coll
             raise UserError(f"neck.dim is {base.dim}; the group norms of the heads need a multiple of {GROUPS}")
         strides = PyramidAdapter.strides_for(base.strides)
         for name, head in spec.heads.items():
-            sampler = PositiveSampler(limit=config.max_positives, fill=config.fill)
+            sampler = PositiveSampler(limit=config.max_positives, fill=config.fill, stream=stream(name))
             heads[name] = find("heads", head.name)(
                 head.settings, dim=base.dim, num_classes=num_classes, strides=strides, sampler=sampler
             )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from codetr.models.heads.contract import Head
 from codetr.models.parts.positive_queries import PositiveQueries
 from codetr.models.parts.postprocess import PostprocessConfig, top_detections
 from codetr.models.parts.pyramid import PyramidAdapter
-from codetr.structures import Detections, ImageBatch, Positives, QueryGroup, Targets
+from codetr.structures import Detections, ImageBatch, Memory, Positives, Pyramid, QueryGroup, Targets
 
 
 class CollaborativeConfig(Section):
@@ -36,12 +37,28 @@ class CollaborativeConfig(Section):
     use_features: bool = Field(True, description="feature term of Eq. 4 (off in the published Co-DINO recipes)")
 
 
+class Observer(Protocol):
+    """Looks on while a step's losses are computed.
+
+    Every branch reads the encoder's output through tensors of its own, equal to those of the other branches, so that
+    hooks on them see what this branch alone sends back.
+    """
+
+    def decoder_reads(self, memory: Memory) -> None:
+        """The encoder's output as the decoder and its proposals read it."""
+
+    def head_reads(self, name: str, pyramid: Pyramid, positives: Positives) -> None:
+        """The pyramid as this head read it, and the positives that it found there."""
+
+
 class Collaborative(nn.Module):
     """A base with K >= 0 heads; K = 0 is the plain base. Knows no variant and no head.
 
     `forward` is one training step's losses; `predict` is inference, where adapter, heads and positive queries take no
-    part.
+    part. observer: told of what `forward` does, or None.
     """
+
+    observer: Observer | None = None
 
     def __init__(
         self,
@@ -71,14 +88,20 @@ class Collaborative(nn.Module):
 
     def forward(self, images: ImageBatch, targets: Targets) -> dict[str, Tensor]:
         """Weighted scalar losses by name; the step's loss is their sum (Eq. 6)."""
-        memory = self.base.encode(images)
+        encoded = self.base.encode(images)
+        memory = replace(encoded, tokens=_alias(encoded.tokens))
+        if self.observer is not None:
+            self.observer.decoder_reads(memory)
         proposal = self.base.propose(memory, targets)
         groups = list(proposal.groups)
         losses: dict[str, Tensor] = {}
         if self.adapter is not None:
-            pyramid = self.adapter(memory)
+            pyramid = self.adapter(encoded)
             for name, head in self.heads.items():
-                output = head(pyramid, targets)
+                own = replace(pyramid, maps=tuple(_alias(feature) for feature in pyramid.maps))
+                output = head(own, targets)
+                if self.observer is not None:
+                    self.observer.head_reads(name, own, output.positives)
                 losses |= self._head_losses(name, output.losses)
                 if name in self.positive_queries:
                     groups.append(self._positive_group(name, output.positives, images.sizes))
@@ -121,3 +144,9 @@ class Collaborative(nn.Module):
         content, pos, reference = self.base.adopt(embedding, boxes)
         weight = self.config.lambda_1 * self.config.query_weights.get(name, 1.0)
         return QueryGroup(f"pos.{name}", content, pos, reference, supervision, valid=positives.valid, weight=weight)
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """The same values as another tensor: its gradient is that of its own readers. Made in every step, looked on or
+    not, so that gradients are always added in the same order."""
+    return tensor.view_as(tensor)

@@ -23,12 +23,13 @@ class Rule:
 
     target: our name, a template for `re.Match.expand`; or, with how="drop", why it is not needed.
     how: "copy"; "stack" = part `part` of several that follow each other along dimension 0; "swap" and "swap_columns" =
-    the halves of dimension 0 or 1 change places; "shift" = the value is added to the second half of the target; "drop".
+    the halves of dimension 0 or 1 change places; "shift" = the value is added to the second half of the target;
+    "vector" = a number becomes a vector of one; "drop".
     """
 
     pattern: str
     target: str
-    how: Literal["copy", "stack", "swap", "swap_columns", "shift", "drop"] = "copy"
+    how: Literal["copy", "stack", "swap", "swap_columns", "shift", "vector", "drop"] = "copy"
     part: int = 0
 
 
@@ -139,6 +140,8 @@ def _within(conversion: Conversion) -> Conversion:
 def _moved(tensor: Tensor, rule: Rule) -> Tensor:
     if rule.how == "copy":
         return tensor.clone()
+    if rule.how == "vector":
+        return tensor.clone().reshape(1)
     dim = 1 if rule.how == "swap_columns" else 0
     first, second = tensor.chunk(2, dim)
     return torch.cat([second, first], dim)

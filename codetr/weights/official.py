@@ -189,7 +189,7 @@ def _head_rules(two_stage: str) -> list[Rule]:
         Rule(rf"{mask}convs\.(\d+)\.conv\.(.*)", rf"{ours}.mask.convs.\1.\2"),
         Rule(rf"{mask}upsample\.(.*)", rf"{ours}.mask.upsample.\1"),
         Rule(rf"{mask}conv_logits\.(.*)", rf"{ours}.mask.logits.\1"),
-        Rule(rf"{atss}scales\.(\d+)\.scale", r"heads.atss.scales.\1"),
+        Rule(rf"{atss}scales\.(\d+)\.scale", r"heads.atss.scales.\1", how="vector"),
     ]
     for theirs, ours in (("cls", "cls_tower"), ("reg", "box_tower")):
         rules += [

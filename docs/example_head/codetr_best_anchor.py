@@ -9,10 +9,11 @@ from codetr.assigners.contract import IGNORED, NEGATIVE, Priors
 from codetr.losses.box import giou_loss
 from codetr.losses.focal import sigmoid_focal_loss_rows
 from codetr.models.heads.contract import Head
-from codetr.models.parts.dense_head import DenseHead, FocalConfig, divisor
+from codetr.models.parts.dense_head import DenseHead, FocalConfig
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.priors import AnchorGrid
 from codetr.ops.boxes import DeltaCoder, pairwise_iou
+from codetr.ops.distributed import divisor
 from codetr.structures import HeadOutput, Pyramid, Targets
 
 
@@ -40,12 +41,12 @@ class BestAnchor(DenseHead, Head):
         logits, deltas, _ = self._predictions(pyramid.maps)
         focal = sigmoid_focal_loss_rows(logits, goals.labels, goals.counted, alpha=config.alpha, gamma=config.gamma)
         giou = giou_loss(self.decode(priors.boxes, deltas, priors.boxes), goals.measured)
-        count = divisor(goals.num_positives(least=1))  # a tensor, at least 1: a training step reads no number back
+        count = divisor(goals.num_positives(least=1))  # a tensor, over all ranks: a training step reads no number back
         losses = {
             "cls": config.class_weight * focal.sum() / count,
             "box": config.giou_weight * (giou * goals.positive).sum() / count,
         }
-        return HeadOutput(losses, self._positives(pyramid, priors, goals))
+        return HeadOutput(losses, self._positives(pyramid, priors, goals, seeds=targets.seeds))
 
     def decode(self, priors: Tensor, box: Tensor, strides: Tensor) -> Tensor:
         return self.coder.decode(priors, box)

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from codetr.assigners.sampling import sample_balanced
+from codetr.ops.draws import priorities
 
 
 def chosen(gt_index: Tensor, *, count: int, positive_fraction: float) -> list[list[int]]:
-    index, valid = sample_balanced(gt_index, count=count, positive_fraction=positive_fraction)
+    priority = priorities(None, gt_index, 0)
+    index, valid = sample_balanced(gt_index, priority, count=count, positive_fraction=positive_fraction)
     assert index.shape == valid.shape == (len(gt_index), min(count, gt_index.shape[1]))
     assert torch.equal(valid, valid.sort(dim=1, descending=True).values), "valid slots come first"
     return [row[keep].tolist() for row, keep in zip(index, valid, strict=True)]
@@ -41,10 +43,8 @@ def test_every_subset_is_drawn() -> None:
     assert len(seen) == 3 * 6  # two of three positives, two of four negatives
 
 
-def test_the_generator_decides() -> None:
-    gt_index = torch.randint(-2, 2, (2, 500))
-    torch.manual_seed(3)
-    once = sample_balanced(gt_index, count=64, positive_fraction=0.25)
-    torch.manual_seed(3)
-    again = sample_balanced(gt_index, count=64, positive_fraction=0.25)
-    assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+def test_the_priority_decides() -> None:
+    """Of the positives 0, 2, 5 the two of the highest priority, of the negatives 1, 3, 6, 7 too; 4 is ignored."""
+    priority = torch.tensor([[10, 3, 30, 1, 99, 20, 0, 2]])
+    index, valid = sample_balanced(GT_INDEX[:1], priority, count=4, positive_fraction=0.5)
+    assert index.tolist() == [[2, 5, 1, 7]] and valid.all()

@@ -81,6 +81,39 @@ def test_ranks_share_an_epoch(images: int, batch_size: int, world_size: int, dro
         assert max(counts) == 1
 
 
+def _steps(images: int, batch: int, world: int, pieces: int, *, grouped: bool, drop_last: bool) -> list[list[int]]:
+    """The images of every step, in order of piece and then of rank."""
+    ranks = [
+        training_batches(
+            [1 + index % 5 / 3 for index in range(images)],
+            batch_size=batch // (world * pieces),
+            seed=3,
+            epoch=1,
+            rank=rank,
+            world_size=world,
+            accumulate=pieces,
+            group_by_shape=grouped,
+            drop_last=drop_last,
+        )
+        for rank in range(world)
+    ]
+    rounds = [[index for own in shares for index in own] for shares in zip(*ranks, strict=True)]
+    return [_flat(rounds[start : start + pieces]) for start in range(0, len(rounds), pieces)]
+
+
+@given(images=st.integers(1, 70), grouped=st.booleans(), drop_last=st.booleans())
+def test_a_step_has_the_same_images_however_it_is_divided(images: int, grouped: bool, drop_last: bool) -> None:
+    """Eight images on 1, 2, 4 and 8 ranks, in 1, 2, 4 and 8 pieces: even in the same order."""
+    whole = _steps(images, 8, 1, 1, grouped=grouped, drop_last=drop_last)
+    for world, pieces in ((2, 1), (4, 1), (8, 1), (1, 2), (1, 8), (2, 2), (2, 4)):
+        assert _steps(images, 8, world, pieces, grouped=grouped, drop_last=drop_last) == whole
+
+
+def test_images_that_do_not_fill_a_step_are_left_out_of_all_of_its_pieces() -> None:
+    assert [len(step) for step in _steps(23, 8, 1, 4, grouped=True, drop_last=True)] == [8, 8]
+    assert [len(step) for step in _steps(23, 8, 1, 4, grouped=True, drop_last=False)] == [8, 8, 8]
+
+
 @given(images=st.integers(0, 40), batch_size=st.integers(1, 5), world_size=st.integers(1, 4))
 def test_evaluation_gives_each_image_to_one_rank(images: int, batch_size: int, world_size: int) -> None:
     ratios = [0.5 + (index * 7) % 5 for index in range(images)]

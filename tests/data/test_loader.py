@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from codetr.data.batches import sample_seed
 from codetr.data.coco import CocoDataset, Sample, open_split
 from codetr.data.collate import collate
 from codetr.data.config import Augment, Crop, DataConfig, Resize
+from codetr.data.layout import SplitName
 from codetr.data.loader import Loader, SkippedImage, build_loader
 from codetr.errors import UserError
 from codetr.structures import Batch, ImageInfo
@@ -86,6 +88,49 @@ def test_collate_pads_images_and_targets() -> None:
     assert crops is not None and crops.shape == (2, 2, 112, 112) and crops.dtype == torch.uint8
     assert (crops[0] == 255).all() and not crops[1].any()
     assert [info.image_id for info in batch.infos] == [2, 4]
+
+
+@pytest.mark.parametrize(("multiple", "size"), [(None, (5, 3)), (1, (5, 3)), (4, (8, 4)), (5, (5, 5))])
+def test_collate_pads_to_multiples(multiple: int | None, size: tuple[int, int]) -> None:
+    batch = collate([_sample(5, 2, []), _sample(4, 3, [])], pad_multiple=multiple)
+    assert batch.images.pixels.shape[2:] == batch.images.padding.shape[1:] == size
+    assert (~batch.images.padding).sum((1, 2)).tolist() == [10, 12]
+    assert batch.images.pixels.sum((1, 2, 3)).tolist() == [30, 36]
+    assert batch.images.sizes.tolist() == [[5, 2], [4, 3]]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_batches_are_padded_to_multiples(opener: Opener, split: SplitName) -> None:
+    dataset, config = opener(pad_multiple=16)
+    for batch in build_loader(dataset, config, split=split, batch_size=2, seed=0):
+        needed = batch.images.sizes.amax(0).tolist()
+        assert list(batch.images.pixels.shape[2:]) == [-(-int(side) // 16) * 16 for side in needed]
+
+
+def test_seeds_are_those_of_the_images_in_the_epoch(opener: Opener) -> None:
+    """Whatever the batch is; image 1 is the first of the data set."""
+    dataset, config = opener()
+    for size, world, pieces in ((2, 1, 1), (1, 2, 1), (2, 2, 2)):
+        loader = build_loader(
+            dataset, config, split="train", batch_size=size, seed=6, world_size=world, accumulate=pieces
+        )
+        for epoch in (0, 3):
+            loader.set_epoch(epoch)
+            for batch in loader:
+                assert batch.targets.seeds is not None and batch.targets.seeds.dtype == torch.int64
+                expected = [sample_seed(6, epoch, info.image_id - 1) for info in batch.infos]
+                assert batch.to("cpu").targets.seeds.tolist() == expected  # type: ignore[union-attr]
+
+
+def test_a_step_in_pieces_is_resumed_at_its_first_piece(opener: Opener) -> None:
+    dataset, config = opener()
+    whole = build_loader(dataset, config, split="train", batch_size=4, seed=2)
+    pieces = build_loader(dataset, config, split="train", batch_size=2, seed=2, accumulate=2)
+    assert (len(whole), len(pieces)) == (2, 4)
+    steps = [_ids([batch]) for batch in whole]
+    assert [_ids(list(pieces)[start : start + 2]) for start in (0, 2)] == steps
+    pieces.set_epoch(0, start_batch=2)
+    assert _ids(list(pieces)) == steps[1]
 
 
 def test_collate_without_any_object_has_one_invalid_place() -> None:

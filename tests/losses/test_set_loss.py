@@ -86,17 +86,18 @@ def test_terms_are_divided_by_the_number_of_positives() -> None:
     assert values(found) == approx(layer(0, {term: value / 2 for term, value in sums.items()}))
 
 
-def test_the_number_of_positives_is_the_mean_over_ranks_and_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_positives_is_agreed_on_over_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`divisor` alone says what to divide by, below one object too."""
     seen: list[list[float]] = []
 
-    def mean(count: Tensor, *, result: float) -> Tensor:
+    def divisor(count: Tensor, *, result: float) -> Tensor:
         seen.append(count.tolist())
         return torch.full_like(count, result)
 
-    for result, factor in ((4.0, 0.25), (0.5, 1.0)):
-        monkeypatch.setattr(set_loss, "mean_over_ranks", lambda count, result=result: mean(count, result=result))
+    for result in (4.0, 0.5):
+        monkeypatch.setattr(set_loss, "divisor", lambda count, result=result: divisor(count, result=result))
         found = losses(output([NEAR, FAR]), one_image(OBJECT))
-        assert values(found) == approx(layer(0, {term: factor * value for term, value in LITERAL.items()}))
+        assert values(found) == approx(layer(0, {term: value / result for term, value in LITERAL.items()}))
     assert seen == [[1.0], [1.0]]
 
 

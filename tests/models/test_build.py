@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,3 +112,37 @@ def test_the_matching_cost_belongs_to_the_classification(base: dict[str, Any], k
     spec = ModelSpec.model_validate({**settings, "criterion": {"cost": {"kind": kind}}})
     with pytest.raises(UserError, match=message):
         build(spec, NUM_CLASSES)
+
+
+def test_heads_of_a_kind_draw_from_streams_of_their_own() -> None:
+    heads = {
+        "atss": {},
+        "atss_2": {"name": "atss"},
+        "rcnn": HEADS["faster_rcnn"]["faster_rcnn"] | {"name": "faster_rcnn"},
+    }
+    model = build(small_spec(ONE_STAGE, heads), NUM_CLASSES)
+    rcnn = model.heads["rcnn"]
+    streams = [head.sampler.stream for head in model.heads.values()]
+    streams += [rcnn.rpn.stream, rcnn.roi.stream, rcnn.roi.truth_stream]
+    assert len(set(streams)) == 6
+    again = build(small_spec(ONE_STAGE, {"atss_2": {"name": "atss"}}), NUM_CLASSES)
+    assert again.heads["atss_2"].sampler.stream == streams[1], "a stream is that of the name, whatever is beside it"
+
+
+@pytest.mark.parametrize(
+    "base", [ONE_STAGE, {"name": "dino", **ONE_STAGE}, {"name": "dn_detr", "deformable": True, **ONE_STAGE}]
+)
+def test_a_step_follows_from_the_seeds_of_its_images(base: dict[str, Any]) -> None:
+    """And not from the global generator, which is left as it was."""
+    model = build(small_spec(base, HEADS["both"], max_positives=3), NUM_CLASSES).train()
+    images, targets = batch()
+    found = []
+    for seed, seeds in ((0, [3, 4]), (1, [3, 4]), (0, [5, 4])):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        losses = model(images, replace(targets, seeds=torch.tensor(seeds)))
+        assert torch.equal(torch.get_rng_state(), before)
+        found.append({name: loss.item() for name, loss in losses.items()})
+    assert found[0] == found[1]
+    changed = {name.split(".")[0] for name in found[0] if found[0][name] != found[2][name]}
+    assert {"pos", "faster_rcnn"} <= changed and ("dn" in changed) == (base is not ONE_STAGE)

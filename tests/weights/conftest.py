@@ -117,6 +117,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Official:
         theirs = name
         for pattern, replacement in NAMES:
             theirs = re.sub(f"^{pattern}" if pattern[0] in "bhap(" else pattern, replacement, theirs)
+        value = value.squeeze() if ".scales." in name else value  # theirs are numbers, ours vectors of one
         state[theirs] = exchanged(value) if HALVES.fullmatch(theirs) else value
     state["query_head.transformer.head_pos_embed.weight"] = scalars
     return Official(model, state, spec)

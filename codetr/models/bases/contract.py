@@ -21,6 +21,7 @@ class Base(nn.Module, ABC):
     dim: channels of a token. num_classes: K. num_layers: decoder layers L, the factor of the heads' losses in Eq. 6.
     strides: pixels per cell of each level of `Memory`. query_width: channels that `adopt` wants, in units of `dim`.
     classification: how logits become scores; `softmax` has K + 1 of them, the last for no object.
+    any_object_first: row 0 of the class head of the proposals stands for any object, and the other rows for nothing.
     query_source: names of the submodules of which a copy makes another group like `match` (`propose_from`): what is
     learned for each query, and the proposal heads of a two-stage variant. One that is None or missing is passed over.
     """
@@ -28,6 +29,7 @@ class Base(nn.Module, ABC):
     Config: ClassVar[type[Section]]
     query_source: ClassVar[tuple[str, ...]] = ()
     classification: Literal["sigmoid", "softmax"] = "sigmoid"
+    any_object_first: bool = False
     dim: int
     num_classes: int
     num_layers: int
@@ -71,7 +73,7 @@ class Wrapper(Base):
         self.inner = inner
         self.dim, self.strides, self.num_classes = inner.dim, inner.strides, inner.num_classes
         self.num_layers, self.query_width = inner.num_layers, inner.query_width
-        self.classification = inner.classification
+        self.classification, self.any_object_first = inner.classification, inner.any_object_first
 
     def encode(self, images: ImageBatch) -> Memory:
         return self.inner.encode(images)

@@ -45,6 +45,7 @@ class DeformableDETR(Base):
     references, as the published code."""
 
     query_width = 2
+    any_object_first = True
     query_source = ("proposals", "anchor_embed", "query_embed")
 
     class Config(Section):
@@ -135,7 +136,7 @@ class DeformableDETR(Base):
             anchors = self.anchor_embed.weight.sigmoid().expand(len(learned), -1, -1)
             return Proposal((QueryGroup("match", learned, None, anchors, Match()),))
         content, pos = _halves(learned)
-        return Proposal((QueryGroup("match", content, pos, self.reference_points(pos).sigmoid(), Match()),))
+        return Proposal((QueryGroup("match", content, pos, self.reference_points(pos).float().sigmoid(), Match()),))
 
     def adopt(self, embedding: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         if self.config.learned_anchors:

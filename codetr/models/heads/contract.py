@@ -15,7 +15,8 @@ class Head(nn.Module, ABC):
     """One auxiliary head. Final classes live in `codetr/models/heads/<name>.py`.
 
     A subclass is built as `Variant(config, dim=..., num_classes=..., strides=..., sampler=...)`: channels of the
-    pyramid, K, pixels per cell of its levels, and the `PositiveSampler` that picks and pads its positives.
+    pyramid, K, pixels per cell of its levels, and the `PositiveSampler` that picks and pads its positives; its `stream`
+    and the targets' `seeds` decide all that the head draws at random (`ops.draws`).
     has_masks: it learns masks, so that targets need them, and predicts masks.
     """
 

@@ -40,8 +40,8 @@ class FasterRCNN(Head):
         super().__init__()
         # No image has more positives than its sampled share: further slots could only be padding.
         self.sampler = replace(sampler, limit=min(sampler.limit, config.roi.max_positives))
-        self.rpn = Rpn(config.rpn, dim=dim)
-        self.roi = RoiStage(config.roi, dim=dim, num_classes=num_classes, strides=strides)
+        self.rpn = Rpn(config.rpn, dim=dim, stream=sampler.stream)
+        self.roi = RoiStage(config.roi, dim=dim, num_classes=num_classes, strides=strides, stream=sampler.stream)
 
     def forward(self, pyramid: Pyramid, targets: Targets) -> HeadOutput:
         first = self.rpn(pyramid)
@@ -49,7 +49,7 @@ class FasterRCNN(Head):
         regions = self.roi.sample(proposals, valid, targets)
         pooled = self.roi.pool(pyramid, regions.boxes, output_size=self.roi.config.output_size)
         logits, deltas = self.roi(pooled)
-        positives = self.roi.positives(regions, pooled, self.sampler)
+        positives = self.roi.positives(regions, pooled, self.sampler, seeds=targets.seeds)
         losses = self.rpn.losses(first, targets) | self.roi.losses(logits, deltas, regions)
         return HeadOutput(losses, positives)
 

@@ -23,10 +23,11 @@ from codetr.assigners.fcos import FCOSAssigner
 from codetr.losses.box import giou_loss
 from codetr.losses.focal import binary_cross_entropy, sigmoid_focal_loss_rows
 from codetr.models.heads.contract import Head
-from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals, divisor
+from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals
 from codetr.models.parts.distances import boxes_at, centerness_target, centres
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.priors import AnchorGrid
+from codetr.ops.distributed import divisor
 from codetr.structures import Targets
 
 

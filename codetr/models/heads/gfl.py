@@ -20,11 +20,12 @@ from codetr.assigners.atss import ATSSAssigner
 from codetr.losses.box import giou_loss
 from codetr.losses.focal import distribution_focal_loss, quality_focal_loss
 from codetr.models.heads.contract import Head
-from codetr.models.parts.dense_head import DenseConfig, DenseHead, DenseOutput, Goals, divisor
+from codetr.models.parts.dense_head import DenseConfig, DenseHead, DenseOutput, Goals
 from codetr.models.parts.distances import boxes_at, centres, distances
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.priors import AnchorGrid
 from codetr.ops.boxes import aligned_iou, widened
+from codetr.ops.distributed import divisor
 from codetr.structures import Targets
 
 _BEYOND = 0.1

@@ -44,8 +44,8 @@ class MaskRCNN(Head):
         super().__init__()
         # No image has more positives than its sampled share: further slots could only be padding.
         self.sampler = replace(sampler, limit=min(sampler.limit, config.roi.max_positives))
-        self.rpn = Rpn(config.rpn, dim=dim)
-        self.roi = RoiStage(config.roi, dim=dim, num_classes=num_classes, strides=strides)
+        self.rpn = Rpn(config.rpn, dim=dim, stream=sampler.stream)
+        self.roi = RoiStage(config.roi, dim=dim, num_classes=num_classes, strides=strides, stream=sampler.stream)
         self.mask = MaskBranch(config.mask, dim=dim, num_classes=num_classes)
 
     def forward(self, pyramid: Pyramid, targets: Targets) -> HeadOutput:
@@ -53,7 +53,7 @@ class MaskRCNN(Head):
         proposals, valid = self.rpn.proposals(first, pyramid.sizes, train=True)
         regions = self.roi.sample(proposals, valid, targets)
         pooled = self.roi.pool(pyramid, regions.boxes, output_size=self.roi.config.output_size)
-        positives = self.roi.positives(regions, pooled, self.sampler)
+        positives = self.roi.positives(regions, pooled, self.sampler, seeds=targets.seeds)
         logits, deltas = self.roi(pooled)
         losses = self.rpn.losses(first, targets) | self.roi.losses(logits, deltas, regions)
         return HeadOutput(losses | self.mask.losses(self.roi, pyramid, regions, targets), positives)

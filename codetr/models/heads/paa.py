@@ -21,10 +21,11 @@ from codetr.assigners.paa import PAAAssigner
 from codetr.losses.box import giou_loss
 from codetr.losses.focal import binary_cross_entropy, sigmoid_focal_loss_rows
 from codetr.models.heads.contract import Head
-from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals, divisor
+from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.priors import AnchorGrid
 from codetr.ops.boxes import DeltaCoder, aligned_iou
+from codetr.ops.distributed import divisor
 from codetr.structures import Targets
 
 

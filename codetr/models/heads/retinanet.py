@@ -18,10 +18,11 @@ from codetr.assigners.max_iou import MaxIoUAssigner
 from codetr.losses.box import giou_loss
 from codetr.losses.focal import sigmoid_focal_loss_rows
 from codetr.models.heads.contract import Head
-from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals, divisor
+from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.priors import AnchorGrid
 from codetr.ops.boxes import DeltaCoder
+from codetr.ops.distributed import divisor
 from codetr.structures import Targets
 
 
@@ -38,7 +39,7 @@ class _Layer(nn.Module):
 
 @final
 class RetinaNet(DenseHead, Head):
-    """Losses `cls` (focal) and `box` (GIoU), divided by the number of positives on this rank.
+    """Losses `cls` (focal) and `box` (GIoU), divided by the number of positives over the ranks.
 
     The positives are anchors; the candidates handed to the sampler are the anchors of all levels in the order of
     `AnchorGrid`, without invalid ones and those between the two thresholds. The feature of an anchor is the pyramid's
@@ -94,7 +95,7 @@ class RetinaNet(DenseHead, Head):
 
     def losses(self, output: DenseOutput, goals: Goals) -> dict[str, Tensor]:
         config = self.config
-        count = divisor(goals.num_positives(least=1), over_ranks=False)
+        count = divisor(goals.num_positives(least=1))
         focal = sigmoid_focal_loss_rows(
             output.logits, goals.labels, goals.counted, alpha=config.alpha, gamma=config.gamma
         )

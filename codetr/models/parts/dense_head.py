@@ -3,7 +3,7 @@
 A head adds its priors, its assignment (`assign`), the meaning of its box numbers (`decode`), and its losses (`losses`).
 
 Parameters: `cls_tower`, `box_tower`, the predictions `cls` and `box`, one logit of quality under the name that the head
-gives it, and `scales.<l>`, a factor on the box numbers of each level.
+gives it, and `scales.<l>` (1), a factor on the box numbers of each level.
 
 Dimension key: B images, P priors, K classes, C numbers of a box, N candidates.
 """
@@ -26,7 +26,6 @@ from codetr.models.parts.detections import best_per_class, top_of_levels
 from codetr.models.parts.positive_sampler import PositiveSampler, gather_positives
 from codetr.models.parts.priors import AnchorGrid, flat_cells
 from codetr.ops.boxes import clip, widened
-from codetr.ops.distributed import mean_over_ranks
 from codetr.ops.gather import take
 from codetr.structures import Detections, HeadOutput, Positives, Pyramid, Targets
 
@@ -127,7 +126,7 @@ class DenseHead(nn.Module):
         self.box = nn.Conv2d(dim, len(anchors) * box_channels, 3, padding=1)
         if quality is not None:
             self.add_module(quality, nn.Conv2d(dim, len(anchors), 3, padding=1))
-        self.scales = nn.ParameterList(nn.Parameter(torch.tensor(1.0)) for _ in strides) if scaled else None
+        self.scales = nn.ParameterList(nn.Parameter(torch.ones(1)) for _ in strides) if scaled else None
         init_normal(self, std=0.01)
         assert self.cls.bias is not None
         nn.init.constant_(self.cls.bias, -math.log(99))  # every class starts at a probability of 0.01
@@ -152,7 +151,8 @@ class DenseHead(nn.Module):
         """Losses and positives of every image."""
         output = self._output(pyramid)
         goals = self._goals(self.assign(output, targets), output.priors, targets)
-        return HeadOutput(self.losses(output, goals), self._positives(pyramid, output.priors, goals))
+        positives = self._positives(pyramid, output.priors, goals, seeds=targets.seeds)
+        return HeadOutput(self.losses(output, goals), positives)
 
     def _output(self, pyramid: Pyramid) -> DenseOutput:
         priors = self.anchors.priors(pyramid)
@@ -186,10 +186,13 @@ class DenseHead(nn.Module):
         measured = torch.where(positive.unsqueeze(2), boxes, priors.boxes)
         return Goals(labels, boxes, measured, gt_index != IGNORED, positive)
 
-    def _positives(self, pyramid: Pyramid, priors: Priors, goals: Goals) -> Positives:
-        """Priors with the features of their cells, picked by the sampler among all that are counted."""
+    def _positives(self, pyramid: Pyramid, priors: Priors, goals: Goals, *, seeds: Tensor | None = None) -> Positives:
+        """Priors with the features of their cells, picked by the sampler among all that are counted.
+
+        seeds: of the images, as in `Targets`.
+        """
         return gather_positives(
-            self.sampler.pick(goals.labels, goals.counted, self.num_classes),
+            self.sampler.pick(goals.labels, goals.counted, self.num_classes, seeds=seeds),
             boxes=priors.of_images(),
             features=flat_cells(pyramid.maps),
             labels=goals.labels,
@@ -230,8 +233,3 @@ def level_strides(priors: Priors, strides: tuple[int, ...]) -> Tensor:
     device = priors.boxes.device
     levels = zip(priors.level_sizes, strides, strict=True)
     return torch.cat([torch.full((1, size, 1), float(stride), device=device) for size, stride in levels], dim=1)
-
-
-def divisor(value: Tensor, *, over_ranks: bool = True) -> Tensor:
-    """A number to divide a sum by: its mean over the ranks, or this rank's alone, at least 1, detached."""
-    return (mean_over_ranks(value) if over_ranks else value.detach()).clamp(min=1)

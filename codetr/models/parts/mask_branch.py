@@ -20,6 +20,7 @@ from codetr.config import Section
 from codetr.errors import UserError
 from codetr.models.parts.roi_stage import Regions, RoiStage
 from codetr.ops.boxes import widened
+from codetr.ops.distributed import divisor
 from codetr.ops.masks import mask_targets
 from codetr.structures import Detections, Pyramid, Targets
 
@@ -63,7 +64,7 @@ class MaskBranch(nn.Module):
         return masks.reshape(*labels.shape, *hidden.shape[2:])
 
     def losses(self, roi: RoiStage, pyramid: Pyramid, regions: Regions, targets: Targets) -> dict[str, Tensor]:
-        """`mask`: binary cross-entropy on the positives of `regions`, the mean over them and their cells on this rank.
+        """`mask`: binary cross-entropy on the positives of `regions`, the mean over those of all ranks and their cells.
 
         Raises: UserError if the targets have no masks.
         """
@@ -76,7 +77,7 @@ class MaskBranch(nn.Module):
         logits = self(pooled, labels.clamp(max=self.num_classes - 1))
         goal = _targets(targets, targets.mask_crops, gt_index.clamp(min=0), boxes, size=logits.shape[-1])
         loss = F.binary_cross_entropy_with_logits(logits, goal.to(logits), reduction="none").mean((2, 3))
-        return {"mask": self.config.weight * (loss * positive).sum() / positive.sum().clamp(min=1)}
+        return {"mask": self.config.weight * (loss * positive).sum() / divisor(positive.sum().float())}
 
     @torch.no_grad()
     def detect(self, roi: RoiStage, pyramid: Pyramid, found: list[Detections]) -> list[Detections]:

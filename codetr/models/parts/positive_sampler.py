@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from codetr.ops.distributed import max_over_ranks
+from codetr.ops.draws import priorities
 from codetr.ops.gather import take
 from codetr.structures import Positives
 
@@ -21,7 +23,8 @@ class PositiveSampler:
 
     fill: `mask` leaves the padded slots invalid (the paper: positives only). `negatives` fills images with fewer than N
     positives up to N with random negatives, which the decoder learns to call background; N is the largest number of
-    positives in the batch, at least `minimum` (the published code). `minimum` has no part in `mask`.
+    positives in the batch, over all ranks, at least `minimum` (the published code). `minimum` has no part in `mask`.
+    stream: of its draws (`ops.draws`); those of a head that draws more are children of it.
 
     Source: paper section 3.3; Sense-X/Co-DETR projects/models/co_deformable_detr_head.py, get_aux_targets.
     """
@@ -29,22 +32,25 @@ class PositiveSampler:
     limit: int = 300
     fill: Literal["mask", "negatives"] = "mask"
     minimum: int = 9
+    stream: int = 0
 
-    def pick(self, labels: Tensor, candidate: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    def pick(
+        self, labels: Tensor, candidate: Tensor, num_classes: int, *, seeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Slots of every image, positives first, without asking the device anything.
 
         labels: (B, P) int64, num_classes = background. candidate: (B, P) bool, False where a slot may not be picked.
         Returns index (B, M) int64 into the candidates and valid (B, M) bool, M = min(limit, P), with `negatives`
-        min(max(limit, minimum), P). Uses the default generator of the device.
+        min(max(limit, minimum), P). seeds: of the images, as in `Targets`.
         """
         positive = candidate & (labels < num_classes)
-        noise = torch.rand(labels.shape, device=labels.device)
+        priority = priorities(seeds, labels, self.stream)
         if self.fill == "mask":
-            score, index = noise.masked_fill(~positive, -1.0).topk(min(self.limit, labels.shape[1]), dim=1)
+            score, index = priority.masked_fill(~positive, -1).topk(min(self.limit, labels.shape[1]), dim=1)
             return index, score >= 0
         slots = min(max(self.limit, self.minimum), labels.shape[1])
-        score, index = (noise + positive).masked_fill(~candidate, -1.0).topk(slots, dim=1)
-        wanted = positive.sum(1).amax().clamp(max=self.limit).clamp(min=self.minimum)
+        score, index = (priority + (positive.long() << 62)).masked_fill(~candidate, -1).topk(slots, dim=1)
+        wanted = max_over_ranks(positive.sum(1).amax()).clamp(max=self.limit).clamp(min=self.minimum)
         return index, (score >= 0) & (torch.arange(slots, device=labels.device) < wanted)
 
 
@@ -70,4 +76,5 @@ def gather_positives(
         labels=labels.gather(1, index).masked_fill(~valid, background),
         targets=take(targets, index).masked_fill(~valid.unsqueeze(-1), 0),
         valid=valid,
+        found=(labels < background).sum(1),
     )

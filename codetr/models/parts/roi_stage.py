@@ -25,6 +25,9 @@ from codetr.models.parts.conv_tower import init_normal, init_xavier
 from codetr.models.parts.detections import best_per_class
 from codetr.models.parts.positive_sampler import PositiveSampler, gather_positives
 from codetr.ops.boxes import DeltaCoder, clip, widened
+from codetr.ops.distributed import divisor
+from codetr.ops.draws import priorities
+from codetr.ops.draws import stream as stream_of
 from codetr.ops.gather import take
 from codetr.ops.roi import multilevel_roi_align
 from codetr.structures import Detections, Positives, Pyramid, Targets
@@ -73,10 +76,14 @@ class RoiStage(nn.Module):
     """Two shared linear layers on pooled features; softmax classes and class-specific boxes.
 
     All levels of the pyramid but the appended coarsest one are pooled from.
+    stream: of the head, whose children the draws here are.
     """
 
-    def __init__(self, config: RoiConfig, *, dim: int, num_classes: int, strides: tuple[int, ...]) -> None:
+    def __init__(
+        self, config: RoiConfig, *, dim: int, num_classes: int, strides: tuple[int, ...], stream: int = 0
+    ) -> None:
         super().__init__()
+        self.stream, self.truth_stream = stream_of("regions", stream), stream_of("truths", stream)
         self.config = config
         self.num_classes = num_classes
         self.assigner = MaxIoUAssigner(config.positive_iou, config.positive_iou)
@@ -95,13 +102,15 @@ class RoiStage(nn.Module):
     def sample(self, proposals: Tensor, valid: Tensor, targets: Targets) -> Regions:
         """Assign and sample proposals (B, N, 4), valid (B, N); ground truths come before the proposals if they join."""
         gt_index = self.assigner.assign(Priors(proposals, valid, (proposals.shape[1],)), targets)
-        boxes = proposals
+        boxes, priority = proposals, priorities(targets.seeds, valid, self.stream)
         if self.config.add_ground_truth:
             own = torch.arange(targets.boxes.shape[1], device=boxes.device).expand_as(targets.labels)
             boxes = torch.cat([targets.boxes, boxes], dim=1)
             gt_index = torch.cat([own.masked_fill(~targets.valid, -2), gt_index], dim=1)
+            # A stream of their own: a proposal's place then does not depend on how many objects the batch has room for.
+            priority = torch.cat([priorities(targets.seeds, own, self.truth_stream), priority], dim=1)
         index, sampled = sample_balanced(
-            gt_index, count=self.config.samples, positive_fraction=self.config.positive_fraction
+            gt_index, priority, count=self.config.samples, positive_fraction=self.config.positive_fraction
         )
         gt_index = gt_index.gather(1, index).masked_fill(~sampled, -1)
         labels, boxes_of_gt = matched(gt_index, targets, background=self.num_classes)
@@ -113,10 +122,15 @@ class RoiStage(nn.Module):
         maps = pyramid.maps[: len(self.strides)]
         return multilevel_roi_align(maps, self.strides, boxes, output_size=output_size, finest_scale=self.finest_scale)
 
-    def positives(self, regions: Regions, pooled: Tensor, sampler: PositiveSampler) -> Positives:
-        """Positives among sampled regions, in their order; a feature is the mean of the pooled one (B, S, C, O, O)."""
+    def positives(
+        self, regions: Regions, pooled: Tensor, sampler: PositiveSampler, *, seeds: Tensor | None = None
+    ) -> Positives:
+        """Positives among sampled regions, in their order; a feature is the mean of the pooled one (B, S, C, O, O).
+
+        seeds: of the images, as in `Targets`.
+        """
         return gather_positives(
-            sampler.pick(regions.labels, regions.valid, self.num_classes),
+            sampler.pick(regions.labels, regions.valid, self.num_classes, seeds=seeds),
             boxes=regions.boxes,
             features=pooled.mean(dim=(3, 4)),
             labels=regions.labels,
@@ -132,8 +146,8 @@ class RoiStage(nn.Module):
         return self.cls(hidden), self.deltas(hidden).unflatten(2, (self.num_classes, 4))
 
     def losses(self, logits: Tensor, deltas: Tensor, regions: Regions) -> dict[str, Tensor]:
-        """`cls` and `box`, each divided by the number of regions, negatives included, on this rank."""
-        count = regions.valid.sum().clamp(min=1)
+        """`cls` and `box`, each divided by the number of regions, negatives included, over the ranks."""
+        count = divisor(regions.valid.sum().float())
         positive = regions.valid & (regions.labels < self.num_classes)
         cross_entropy = F.cross_entropy(widened(logits).transpose(1, 2), regions.labels, reduction="none")
         label = regions.labels.clamp(max=self.num_classes - 1)

@@ -24,6 +24,9 @@ from codetr.models.parts.conv_tower import init_normal
 from codetr.models.parts.detections import top_of_levels
 from codetr.models.parts.priors import AnchorGrid, flat_cells
 from codetr.ops.boxes import DeltaCoder, clip, widened
+from codetr.ops.distributed import divisor
+from codetr.ops.draws import priorities
+from codetr.ops.draws import stream as stream_of
 from codetr.ops.gather import take
 from codetr.ops.nms import nms
 from codetr.structures import Pyramid, Targets
@@ -63,11 +66,15 @@ class RpnOutput:
 
 
 class Rpn(nn.Module):
-    """Objectness and box deltas of every anchor, and the proposals made from them."""
+    """Objectness and box deltas of every anchor, and the proposals made from them.
 
-    def __init__(self, config: RpnConfig, *, dim: int) -> None:
+    stream: of the head, whose child the draws here are.
+    """
+
+    def __init__(self, config: RpnConfig, *, dim: int, stream: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.stream = stream_of("rpn", stream)
         self.anchors = AnchorGrid(
             config.anchor_scale, config.scales_per_octave, config.ratios, in_padding=config.anchors_in_padding
         )
@@ -85,15 +92,21 @@ class Rpn(nn.Module):
         return RpnOutput(objectness.squeeze(2), deltas, self.anchors.priors(pyramid))
 
     def losses(self, output: RpnOutput, targets: Targets) -> dict[str, Tensor]:
-        """`rpn_cls` and `rpn_box`, over the sampled anchors, each divided by their number on this rank."""
+        """`rpn_cls` and `rpn_box`, over the sampled anchors, each divided by their number over the ranks."""
         config = self.config
         gt_index = self.assigner.assign(output.priors, targets)
-        index, sampled = sample_balanced(gt_index, count=config.samples, positive_fraction=config.positive_fraction)
+        index, sampled = sample_balanced(
+            gt_index,
+            priorities(targets.seeds, gt_index, self.stream),
+            count=config.samples,
+            positive_fraction=config.positive_fraction,
+        )
         labels, boxes = matched(gt_index.gather(1, index), targets, background=-1)
         anchors = take(output.priors.of_images(), index)
         positive = sampled & (labels >= 0)
         negative = sampled & ~positive
-        count = positive.sum(1).clamp(min=1).sum() + negative.sum(1).clamp(min=1).sum()
+        # Each image counts for one positive and one negative at least.
+        count = divisor((positive.sum(1).clamp(min=1) + negative.sum(1).clamp(min=1)).sum().float())
         objectness = binary_cross_entropy(output.objectness.gather(1, index), positive.float())
         # A negative is measured against its own anchor, which is finite, and weighs nothing.
         goal = self.coder.encode(anchors, torch.where(positive.unsqueeze(2), boxes, anchors))

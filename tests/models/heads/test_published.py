@@ -73,8 +73,9 @@ class Published:
 
     def head(self, name: str, sampler: PositiveSampler) -> Head:
         built = build(name, sampler)
-        names = {key: their_name(name, key) for key in built.state_dict()}
-        built.load_state_dict({key: self.fill.value(name, self.shapes[name]) for key, name in names.items()})
+        for key, tensor in built.state_dict().items():
+            theirs = their_name(name, key)  # scales are numbers there, vectors of one here
+            tensor.copy_(self.fill.value(theirs, self.shapes[theirs]))
         return built
 
     def loss(self, name: str) -> float:
@@ -183,7 +184,9 @@ def test_a_sampler_may_be_replaced(published: Published, name: str) -> None:
     """Every choice of the heads passes through `sampler.pick`."""
 
     class Last(PositiveSampler):
-        def pick(self, labels: Tensor, candidate: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        def pick(
+            self, labels: Tensor, candidate: Tensor, num_classes: int, *, seeds: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
             assert num_classes == K
             index = torch.tensor([[labels.shape[1] - 1]] * len(labels))
             return index, candidate.gather(1, index)

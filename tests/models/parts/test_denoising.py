@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from codetr.models.layers.attention import GroupedSelfAttention, Visibility
+from codetr.models.parts import denoising
 from codetr.models.parts.denoising import ContrastiveNoise, NoisyObjects, PlainNoise, contrastive_noise, plain_noise
 from codetr.structures import Match, QueryGroup, Targets
 
@@ -167,6 +170,49 @@ def test_noise_comes_from_the_default_generator() -> None:
         return contrastive(box_noise=1.0).boxes
 
     assert torch.equal(once(3), once(3)) and not torch.equal(once(3), once(4))
+
+
+def seeded(given: Targets, *seeds: int) -> Targets:
+    return replace(given, seeds=torch.tensor(seeds))
+
+
+NOISES = [(contrastive, {"queries": 4}), (plain, {"groups": 4})]
+
+
+@pytest.mark.parametrize(("kind", "size"), NOISES)
+def test_noise_of_an_image_follows_from_its_seed_alone(
+    kind: Callable[..., NoisyObjects], size: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from its place in the batch, nor from how many slots the batch has."""
+    settings = {"label_flip": 0.5, "box_noise": 1.0, **size}
+    found = kind(seeded(targets(), 8, 9), **settings)
+    copies = found.labels.shape[1] // 2
+    again = kind(seeded(targets((2, 2)), 9, 9), **settings)  # the first image with the seed of the second
+    turned = kind(seeded(targets(), 9, 8), **settings)
+    assert torch.equal(turned.boxes[0], again.boxes[0]) and not torch.equal(turned.boxes[0], found.boxes[0])
+    monkeypatch.setattr(denoising, "largest_over_ranks", lambda most: 4)
+    wide = kind(seeded(targets(), 8, 9), **{**settings, **({"queries": 8} if kind is contrastive else {})})
+    assert wide.labels.shape[1] == 4 * copies, "another rank has an image of four objects, here there is room for three"
+    boxes, labels = wide.boxes.unflatten(1, (copies, 4)), wide.labels.unflatten(1, (copies, 4))
+    assert torch.equal(boxes[:, :, :2].flatten(1, 2), found.boxes)
+    assert torch.equal(labels[:, :, :2].flatten(1, 2), found.labels)
+    assert not wide.present.unflatten(1, (copies, 4))[:, :, 2:].any()
+
+
+def test_streams_of_shift_sign_flip_and_label_differ() -> None:
+    assert len({denoising._SHIFT, denoising._SIGN, denoising._FLIP, denoising._LABEL}) == 4
+
+
+def test_a_rank_without_objects_has_as_many_blocks_and_background_as_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As an image without objects beside one with two has in one process."""
+    monkeypatch.setattr(denoising, "largest_over_ranks", lambda most: 2)
+    found, beside = contrastive(targets((0, 0))), contrastive(targets((2, 0)))
+    assert found.blocks == beside.blocks == 2
+    assert torch.equal(found.supervision.weights[1], beside.supervision.weights[1])
+    assert torch.equal(found.supervision.labels[1], beside.supervision.labels[1])
+    assert (found.supervision.weights == 1).all() and (found.supervision.labels == K).all()
 
 
 def published_mask(match: int, blocks: int, width: int) -> list[list[bool]]:

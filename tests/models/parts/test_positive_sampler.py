@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -78,6 +80,22 @@ def test_the_generator_decides() -> None:
     once = picks(PositiveSampler(limit=3, fill="negatives"), labels_with(9, 1))[1]
     torch.manual_seed(5)
     assert picks(PositiveSampler(limit=3, fill="negatives"), labels_with(9, 1))[1] == once
+
+
+def test_seeds_decide_for_each_image_alone() -> None:
+    """Whatever the batch is, however many cells padding adds at the end, and whatever the global generator is up to."""
+    seeds, labels = torch.tensor([5, 6, 7]), labels_with(30, 40, 25)
+    candidate = torch.ones_like(labels, dtype=torch.bool)
+    for fill in ("mask", "negatives"):
+        sampler = PositiveSampler(limit=8, fill=fill, stream=3)
+        index, valid = sampler.pick(labels, candidate, K, seeds=seeds)
+        padded = torch.cat([labels, labels.new_full((3, 9), K)], 1)
+        more = torch.cat([candidate, candidate.new_zeros(3, 9)], 1)
+        assert torch.equal(sampler.pick(padded, more, K, seeds=seeds)[0], index) and valid.all()
+        alone, _ = sampler.pick(labels[2:], candidate[2:], K, seeds=seeds[2:])
+        assert torch.equal(alone, index[2:])
+        other = replace(sampler, stream=4).pick(labels, candidate, K, seeds=seeds)[0]
+        assert not torch.equal(other, index)
 
 
 def test_take() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,29 @@ def rows(regions: Regions, image: int) -> set[tuple[object, ...]]:
     columns = (regions.boxes, regions.gt_index, regions.labels, regions.targets)
     parts = [column[image][keep].tolist() for column in columns]
     return {tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in zip(*parts, strict=True)}
+
+
+def test_room_for_more_objects_changes_no_choice() -> None:
+    """Two of four positives and three of eight negatives: the same ones in a batch that is padded to more objects."""
+    near = torch.tensor([[[0.0, 0, 10, 9], [20, 20, 40, 38]]]).repeat(2, 1, 1)
+    far = torch.arange(8.0)[:, None] + torch.tensor([50.0, 50, 60, 60])
+    proposals = torch.cat([near, far.expand(2, -1, -1)], 1)
+    given = replace(targets(), seeds=torch.tensor([3, 4]))
+    wide = replace(
+        given,
+        boxes=torch.nn.functional.pad(given.boxes, (0, 0, 0, 5)),
+        labels=torch.nn.functional.pad(given.labels, (0, 5)),
+        valid=torch.nn.functional.pad(given.valid, (0, 5)),
+    )
+    second = stage(samples=5, positive_fraction=0.4)
+    once = second.sample(proposals, torch.ones(2, 10, dtype=torch.bool), given)
+    again = second.sample(proposals, torch.ones(2, 10, dtype=torch.bool), wide)
+    assert once.valid.sum(1).tolist() == [5, 5] and (once.labels[0, :2] < K).all()
+    for name in ("boxes", "gt_index", "labels", "targets", "valid"):
+        assert torch.equal(getattr(once, name), getattr(again, name)), name
+    other = stage(samples=5, positive_fraction=0.4)
+    other.stream, other.truth_stream = 1, 2
+    assert not torch.equal(other.sample(proposals, torch.ones(2, 10, dtype=torch.bool), given).boxes, once.boxes)
 
 
 def test_ground_truths_join_the_proposals() -> None:
