@@ -1,4 +1,4 @@
-"""`codetr bench`: the kernels against their peers, on this machine."""
+"""`codetr bench`: the kernels against their peers, and a training step part by part, on this machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codetr.cli import bench_step
 from codetr.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ WRONG = 1
 
 @click.group("bench")
 def command() -> None:
-    """Benchmark the kernels."""
+    """Benchmark the kernels, and a training step."""
+
+
+command.add_command(bench_step.command)
 
 
 @command.command("kernels")
