@@ -11,7 +11,7 @@ from rich.console import Console
 from codetr.document import locate
 from codetr.engine.checkpoint import load_weights, read_meta, read_weights
 from codetr.engine.distributed import choose_device
-from codetr.engine.run_folder import find_checkpoint, find_run
+from codetr.engine.run_folder import find_checkpoint, find_run, run_and_checkpoint
 from codetr.engine.session import RunResult, continued, run_training
 from codetr.evaluation.dataset import elsewhere, evaluate_split
 from codetr.evaluation.figures import CocoFigures
@@ -66,8 +66,9 @@ def train(
     """Train a spec in a new run, or go on with one.
 
     data: a data set, short for the override `data=DIR`. out: the run's folder; default: runs/<name of the spec>.
-    resume: a run, or True for the newest one (of this spec, if one is given). Without a spec a run goes on with its
-    own; `overrides` apply to either. max_steps: stop after this step of the run.
+    resume: a run, one of its checkpoints (newer ones are set aside), or True for the newest run (of this spec, if one
+    is given). Without a spec a run goes on with its own; `overrides` apply to either. max_steps: stop after this step
+    of the run.
     Raises: UserError for whatever is wrong with the spec, the data or the run.
     """
     settings = [*overrides, *([f"data={data}"] if data is not None else [])]
@@ -78,10 +79,12 @@ def train(
         return run_training(document, name=document.document.name, out=_path(out), max_steps=max_steps, console=console)
     if out is not None:
         raise ValueError("a resumed run stays in its own folder: `out` cannot be given with `resume`")
-    run = find_run(name=_name(spec)) if resume is True else find_run(Path(resume))
+    run, checkpoint = (find_run(name=_name(spec)), None) if resume is True else run_and_checkpoint(Path(resume))
     own = load_spec(run.spec)
     going_on = continued(load_spec(spec if spec is not None else run.spec, settings), run, own)
-    return run_training(going_on, name=run.path.name, resume=run, max_steps=max_steps, console=console)
+    return run_training(
+        going_on, name=run.path.name, resume=run, checkpoint=checkpoint, max_steps=max_steps, console=console
+    )
 
 
 def evaluate(

@@ -18,6 +18,7 @@ from codetr.api import build, evaluate, load_detector, train
 from codetr.data.synthetic import generate
 from codetr.engine.checkpoint import Meta, read_meta, read_weights, save_weights
 from codetr.engine.report import NonFinite
+from codetr.engine.run_folder import RunFolder
 from codetr.engine.session import RunResult
 from codetr.errors import UserError
 from codetr.prediction import Prediction
@@ -58,9 +59,9 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 
 def test_a_run_leaves_everything_behind(run: RunResult, data: Path) -> None:
     assert run.outcome.finished and run.outcome.step == 6
-    expected = {"spec.yaml", "environment.json", "command.txt", "metrics.jsonl", "checkpoints"}
+    expected = {"spec.yaml", "environment.json", "command.txt", "metrics.jsonl", "metrics.csv", "checkpoints"}
     assert {file.name for file in run.path.iterdir()} == expected
-    last = read_meta(run.path / "checkpoints" / "last")
+    last = read_meta(RunFolder(run.path).last)
     content = json.loads((data / "annotations" / "instances_val.json").read_text())
     assert last.category_ids == tuple(sorted(entry["id"] for entry in content["categories"]))
     assert (last.epoch, last.step, last.steps_per_epoch) == (2, 6, 3)
@@ -78,8 +79,8 @@ def test_resuming_a_real_model_is_exact(run: RunResult, data: Path, tmp_path: Pa
     """Stopped in the middle of the second epoch, with augmentation and heads that sample."""
     train(TINY, data=data, out=tmp_path / "again", max_steps=4)
     train(resume=tmp_path / "again")
-    straight = read_weights(run.path / "checkpoints" / "last")
-    resumed = read_weights(tmp_path / "again" / "checkpoints" / "last")
+    straight = read_weights(RunFolder(run.path).last)
+    resumed = read_weights(RunFolder(tmp_path / "again").last)
     assert straight.keys() == resumed.keys()
     for name, value in straight.items():
         assert torch.equal(value, resumed[name]), name
@@ -105,7 +106,7 @@ def test_resuming_with_other_classes_is_refused(run: RunResult, data: Path, tmp_
         content["categories"] = content["categories"][:1]
         content["annotations"] = []
         (other / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    classes = len(read_meta(run.path / "checkpoints" / "last").classes)
+    classes = len(read_meta(RunFolder(run.path).last).classes)
     with pytest.raises(UserError, match=rf"was trained for {classes} classes \(.*has 1 class \("):
         train(resume=run.path, data=other)
 
@@ -123,7 +124,7 @@ def test_a_diverging_model_stops_with_the_term_and_the_images(data: Path, tmp_pa
     with pytest.raises(NonFinite, match=r"step 2: (.|\n)*terms: .*\.cls = (.|\n)*images: .*\.jpg") as caught:
         train(TINY, data=data, out=tmp_path / "run", overrides=overrides)
     assert str(data / "images") in str(caught.value)
-    assert read_meta(tmp_path / "run" / "checkpoints" / "last").step == 1
+    assert read_meta(RunFolder(tmp_path / "run").last).step == 1
 
 
 def test_a_failed_start_leaves_no_folder(data: Path, tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_failed_start_leaves_no_folder(data: Path, tmp_path: Path) -> None:
 
 def test_a_detector_finds_the_same_whatever_form_a_picture_has(run: RunResult, data: Path, tmp_path: Path) -> None:
     detector = load_detector(run.path)
-    assert detector.classes == read_meta(run.path / "checkpoints" / "last").classes
+    assert detector.classes == read_meta(RunFolder(run.path).last).classes
     assert not detector.model.training
     picture = tmp_path / "wide.png"
     file = next((data / "images").glob("*.jpg"))
@@ -188,7 +189,7 @@ def test_evaluation_of_a_run_gives_the_figures_of_its_training(run: RunResult, d
 
 
 def test_weights_without_the_heads_load_as_the_bare_base(run: RunResult, data: Path, tmp_path: Path) -> None:
-    checkpoint = run.path / "checkpoints" / "last"
+    checkpoint = RunFolder(run.path).last
     shipped = {name: value for name, value in read_weights(checkpoint).items() if name.startswith("base.")}
     save_weights(tmp_path / "shipped.safetensors", shipped, read_meta(checkpoint))
     bare, whole = load_detector(tmp_path / "shipped.safetensors"), load_detector(checkpoint)
@@ -209,7 +210,7 @@ def test_a_spec_stands_for_its_newest_run(data: Path, tmp_path: Path, monkeypatc
 
 
 def test_weights_for_another_number_of_classes_are_refused(run: RunResult, tmp_path: Path) -> None:
-    checkpoint = run.path / "checkpoints" / "last"
+    checkpoint = RunFolder(run.path).last
     meta = read_meta(checkpoint)
     wrong = Meta(meta.classes[:1], meta.category_ids[:1], meta.spec)
     save_weights(tmp_path / "wrong.safetensors", read_weights(checkpoint), wrong)

@@ -41,6 +41,7 @@ FLOORS = {
     "codetr.weights": 7,
     "codetr.api": 7,
     "codetr.bench": 7,
+    "codetr.doctor": 7,
     "codetr.inference_trace": 7,
     "codetr.inspection": 7,
     "codetr.model_summary": 7,

@@ -15,6 +15,7 @@ from codetr.errors import Notice, UserError, suggestion
 
 COMMANDS = {
     "train": ("codetr.cli.train", "Train a spec; --resume continues a run."),
+    "launch": ("codetr.cli.launch", "Write the batch file of a cluster that trains a spec."),
     "eval": ("codetr.cli.eval", "Evaluate a run, a checkpoint or a results file."),
     "predict": ("codetr.cli.predict", "Detect objects in images and draw them."),
     "wrap": ("codetr.cli.wrap", "Put auxiliary heads around a detector and write the spec."),
@@ -22,7 +23,8 @@ COMMANDS = {
     "data": ("codetr.cli.data", "Check a data set, or make a synthetic one."),
     "zoo": ("codetr.cli.zoo", "List the shipped specs, show what one resolves to."),
     "convert": ("codetr.cli.convert", "Convert published weights to safetensors."),
-    "bench": ("codetr.cli.bench", "Benchmark the kernels."),
+    "doctor": ("codetr.cli.doctor", "Check this machine and installation; say how to mend them."),
+    "bench": ("codetr.cli.bench", "Benchmark the kernels and a training step."),
 }
 """Each command's module, which calls it `command`, and its line in the menu."""
 

@@ -1,23 +1,23 @@
-"""A checkpoint is a folder: model.safetensors (weights), meta.json (what they are), state.pt (what resuming needs)."""
+"""A checkpoint is a folder: model.safetensors (weights), meta.json (what they are), state/ (what resuming needs beside
+them, as .safetensors files), checksums.json (SHA-256 of the others). Nothing in it is executed when it is read."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 from codetr.engine.files import replaced_folder
 from codetr.errors import UserError
 
-MODEL, META, STATE = "model.safetensors", "meta.json", "state.pt"
+MODEL, META, STATE, SUMS = "model.safetensors", "meta.json", "state", "checksums.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Meta:
     steps_per_epoch: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
 
+    def at(self, step: int, figures: Mapping[str, float] | None = None) -> Meta:
+        """The same after a number of steps; epochs count from 1 for the first, begun ones too."""
+        epoch = -(-step // self.steps_per_epoch) if self.steps_per_epoch else 0
+        return replace(self, step=step, epoch=epoch, figures=figures or {})
+
     def text(self) -> str:
         return json.dumps(asdict(self), indent=2)
 
@@ -52,17 +57,69 @@ class Meta:
 
 
 def save_checkpoint(
-    folder: Path, weights: Mapping[str, Tensor], meta: Meta, *, state: Mapping[str, Any] | None = None
+    folder: Path, weights: Mapping[str, Tensor], meta: Meta, *, state: Mapping[str, Tensor] | None = None
 ) -> None:
     """Write a checkpoint, replacing an older one in the same place only when the new one is complete.
 
-    weights: a state dictionary. state: tensors, numbers, strings and containers of them.
+    weights: a state dictionary. state: what resuming needs beside them, tensors by name.
     """
     with replaced_folder(folder) as fresh:
-        save_weights(fresh / MODEL, weights, meta)
-        (fresh / META).write_text(meta.text(), encoding="utf-8")
         if state is not None:
-            torch.save(dict(state), fresh / STATE)
+            (fresh / STATE).mkdir()
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+            safetensors.torch.save_file(tensors, fresh / STATE / "state.safetensors")
+        complete(fresh, weights, meta)
+
+
+def complete(fresh: Path, weights: Mapping[str, Tensor], meta: Meta) -> None:
+    """Add weights, description and checksums to a folder that has the state, or none, already."""
+    save_weights(fresh / MODEL, weights, meta)
+    (fresh / META).write_text(meta.text(), encoding="utf-8")
+    sums = {name: _checksum(fresh / name) for name in _files(fresh)}
+    (fresh / SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+
+
+def verify(folder: Path) -> None:
+    """Compare every file of a checkpoint with its checksum.
+
+    Raises: UserError naming the first file that is missing, was cut short, or is not as it was written.
+    """
+    if not (folder / MODEL).is_file():
+        raise UserError(_absent(folder))
+    sums = _checksums(folder)
+    if sums is None:
+        raise UserError(_damaged(folder / SUMS, "it is missing"))
+    for name in sorted({*sums, *_files(folder)} - {SUMS}):
+        _verify_file(folder, name, sums)
+
+
+def _verify_file(folder: Path, name: str, sums: Mapping[str, str]) -> None:
+    if not (folder / name).is_file():
+        raise UserError(_damaged(folder / name, "it is missing"))
+    if _checksum(folder / name) != sums.get(name):
+        raise UserError(_damaged(folder / name, "its content is not what was written"))
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def _checksums(folder: Path) -> dict[str, str] | None:
+    """SHA-256 by file; None for a folder without any (made from single files)."""
+    if not (folder / SUMS).is_file():
+        return None
+    try:
+        return {str(name): str(value) for name, value in json.loads((folder / SUMS).read_text("utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        raise UserError(_damaged(folder / SUMS, f"it is no list of checksums ({error})")) from error
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], meta: Meta) -> None:
@@ -92,9 +149,7 @@ def read_meta(path: Path) -> Meta:
     """
     folder, model = (path, path / MODEL) if path.is_dir() else (path.parent, path)
     if not model.is_file():
-        raise UserError(
-            f"{path}: no checkpoint here: {MODEL} is missing. Name a run or one of its checkpoints folders."
-        )
+        raise UserError(_absent(path))
     embedded = _metadata(model).get("codetr")
     if embedded is not None:
         return Meta.parse(embedded, source=model)
@@ -108,8 +163,13 @@ def read_meta(path: Path) -> Meta:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """State dictionary of a checkpoint folder or .safetensors file, shared parameters under all of their names."""
+    """State dictionary of a checkpoint folder or .safetensors file, shared parameters under all of their names.
+
+    Raises: UserError if the file is damaged, or not as its checkpoint has written it.
+    """
     model = path / MODEL if path.is_dir() else path
+    if path.is_dir() and model.is_file() and (sums := _checksums(path)) is not None:
+        _verify_file(path, MODEL, sums)
     try:
         tensors = safetensors.torch.load_file(model)
     except (safetensors.SafetensorError, OSError) as error:
@@ -123,6 +183,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: Pat
 
     Raises: UserError naming what is missing, left over or of another shape.
     """
+    check_fits(model, weights, source=source)
+    model.load_state_dict(weights)
+
+
+def check_fits(model: nn.Module, weights: Mapping[str, Tensor], *, source: Path) -> None:
+    """Raises: UserError naming what is missing, left over or of another shape than in the model."""
     own = model.state_dict()
     problems = [
         *(f"{name} is missing" for name in own if name not in weights),
@@ -138,21 +204,16 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: Pat
         raise UserError(
             f"{source}: these weights do not fit the model:\n  {shown}\nUse the spec that they were trained with."
         )
-    model.load_state_dict(weights)
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """What resuming needs, tensors on the CPU. Nothing is executed from the file."""
-    path = folder / STATE
-    if not path.is_file():
+def state_folder(checkpoint: Path) -> Path:
+    """Where the state lies that resuming needs. Raises: UserError if the checkpoint has none."""
+    folder = checkpoint / STATE
+    if not folder.is_dir():
         raise UserError(
-            f"{folder}: nothing to resume from: {STATE} is missing. Resume from `checkpoints/last` of a run."
+            f"{checkpoint}: nothing to resume from: it has no {STATE}/. Resume one of the checkpoints/step_* of a run."
         )
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError) as error:
-        raise UserError(_damaged(path, str(error).splitlines()[0] if str(error) else type(error).__name__)) from error
-    return state
+    return folder
 
 
 def check_classes(meta: Meta, classes: tuple[str, ...], *, checkpoint: Path, dataset: str) -> None:
@@ -176,6 +237,10 @@ def _metadata(model: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(_damaged(model, str(error))) from error
+
+
+def _absent(path: Path) -> str:
+    return f"{path}: no checkpoint here: {MODEL} is missing. Name a run or one of its checkpoints folders."
 
 
 def _damaged(path: Path, reason: str) -> str:

@@ -16,12 +16,13 @@ Pattern = Annotated[str, Field(min_length=1)]
 class ParameterGroup(Section):
     """Parameters with a learning rate, or a weight decay, of their own.
 
-    match: a piece of the dotted parameter name. factor: their learning rate over the base one. weight_decay: theirs
-    instead of `train.weight_decay`. optional: if False, it is an error that no parameter of the model is matched.
+    match: a piece of the dotted parameter name; `norm` also means every parameter of a norm layer. factor: their
+    learning rate over the base one. weight_decay: theirs instead of `train.weight_decay`. What is null is left to the
+    groups after this one. optional: if False, it is an error that no parameter of the model is matched.
     """
 
     match: Pattern
-    factor: float = Field(default=1.0, ge=0.0)
+    factor: float | None = Field(default=None, ge=0.0)
     weight_decay: float | None = Field(default=None, ge=0.0)
     optional: bool = False
 
@@ -56,11 +57,14 @@ class TrainConfig(Section):
     Optimization
     init_from: a run, checkpoint or .safetensors file whose weights training starts from. Rows that belong to classes
         are copied by the class's name; classes that it does not know start afresh.
-    freeze: parameters with one of these pieces in their dotted names are not trained.
+    freeze: parameters with one of these pieces in their dotted names are not trained (`norm`: those of norm layers
+        too); the statistics of batch norms in modules without any other parameter stand still.
     lr_batch_size: the batch that `lr` is meant for; with another `batch_size`, `lr_scaling` (linear, or by the square
         root) adapts it. null takes `lr` as it is.
-    lr_groups: the first group that matches a parameter sets its factor; the others have factor 1.
-    layer_decay: factor on the learning rate from each layer of the backbone to the one below it, or null.
+    lr_groups: of the groups that match a parameter, the first with a factor sets its factor, the first with a weight
+        decay its weight decay; otherwise these are 1 and `weight_decay`.
+    layer_decay: factor on the learning rate from each layer of the backbone to the one below it, and from the rest of
+        the model to the last of them, beside the factors of `lr_groups`; or null.
     schedule: `step` multiplies the learning rate by `decay` after each of the `milestones` (in epochs: 11 means that
         epochs 1 to 11 have the full rate); `cosine` falls to 0 at the end of the last epoch.
     warmup_steps: steps over which the rate rises linearly from 0.

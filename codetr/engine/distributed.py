@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from codetr.errors import UserError
 
@@ -63,11 +62,32 @@ def world(device: str) -> Iterator[World]:
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    # Hosts agree among themselves on what is no matter of their devices, such as extents of tensors.
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    store = _store_of_attempt(size)
+    if store is None:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield World(rank, size, chosen)
     finally:
         dist.destroy_process_group()
+
+
+def _store_of_attempt(size: int) -> Any:
+    """Where ranks that an agent starts again meet, without the addresses that those before them left; None at first.
+
+    PyTorch 2.5 to 2.14 give all attempts one store: pytorch/pytorch#135712. Several agents count their attempts each
+    for itself, so there they must not share the store: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 (`engine.launch` sets it).
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("GROUP_WORLD_SIZE") == "1"
+    if not shared or attempt == 0:
+        return None
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(*address, size, is_master=False)  # type: ignore[attr-defined]
+    return dist.PrefixStore(f"attempt_{attempt}", store)  # type: ignore[attr-defined]
 
 
 def choose_device(name: str, *, local_rank: int | None = None) -> torch.device:
@@ -87,21 +107,3 @@ def choose_device(name: str, *, local_rank: int | None = None) -> torch.device:
         count = torch.cuda.device_count()
         raise UserError(f"train.device: {device} asked for GPU {index}, but PyTorch sees {count}. Use auto or cpu.")
     return torch.device("cuda", index)
-
-
-def replicated(model: nn.Module, world: World) -> nn.Module:
-    """The model with gradients averaged over ranks and the first rank's buffers; the model itself with one rank.
-
-    Every trainable parameter takes part in every step, images without objects included, so nothing is searched for.
-    """
-    if world.size == 1:
-        return model
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-
-
-def without_sync(model: nn.Module, *, active: bool) -> AbstractContextManager[None]:
-    """Hold the averaging of gradients back, for all pieces of an accumulated batch but the last."""
-    if active and isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return nullcontext()

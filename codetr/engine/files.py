@@ -43,7 +43,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(fresh)
         raise
-    for file in [*fresh.iterdir(), fresh]:
+    for file in [*fresh.rglob("*"), fresh]:
         _flush(file)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

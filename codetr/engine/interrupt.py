@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO = 5.0
+"""Seconds in which a further signal is the same request once more: SLURM signals all processes of a job step, also the
+agent that started the ranks, which passes the signal on to them."""
 
 
 class Interrupted(Exception):
@@ -18,13 +22,14 @@ class Interrupted(Exception):
 class Interrupt:
     """Catches the first SIGINT or SIGTERM; a second one ends the process as if nobody were listening.
 
-    number: the signal that arrived, or None.
+    A rank that an elastic agent started takes a second one within `ECHO` seconds for the first. number: the signal that
+    arrived, or None.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
         self._at_once = False
-        self._process = os.getpid()
+        self._process, self._arrival = os.getpid(), 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -51,7 +56,16 @@ class Interrupt:
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a forked loader worker gets Ctrl-C too; the main process ends it in time
             return
-        self.number = number
+        launched = "TORCHELASTIC_RUN_ID" in os.environ
+        if self.number is None:
+            self.number, self._arrival = number, time.monotonic()
+            if not launched:
+                self._restore(number)
+            if self._at_once:
+                raise Interrupted
+        elif not launched or time.monotonic() - self._arrival > ECHO:
+            self._restore(number)
+            signal.raise_signal(number)
+
+    def _restore(self, number: int) -> None:
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-        if self._at_once:
-            raise Interrupted

@@ -14,6 +14,8 @@ from rich.text import Text
 
 from codetr.engine.config import TrainConfig
 from codetr.engine.distributed import World
+from codetr.engine.launch import resume_command
+from codetr.engine.schedule import lr_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,17 +40,17 @@ def parameters_line(model: nn.Module) -> str:
 def batch_line(config: TrainConfig, world: World) -> str:
     """Where the images of one optimizer step are computed."""
     piece = config.batch_size // (world.size * config.accumulate)
-    factors = [f"{piece} images"]
+    factors = [f"{piece} image" + ("s" if piece != 1 else "")]
     if world.size > 1:
         factors.append(f"{world.size} ranks")
     if config.accumulate > 1:
         factors.append(f"{config.accumulate} pieces")
-    return f"{config.batch_size} = {' x '.join(factors)}" if len(factors) > 1 else f"{config.batch_size} images"
+    return f"{config.batch_size} = {' x '.join(factors)}" if len(factors) > 1 else factors[0]
 
 
 def schedule_line(config: TrainConfig) -> str:
     """Learning rate and how it changes."""
-    parts = [f"{config.lr:g}"]
+    parts = [lr_line(config)]
     if config.warmup_steps:
         parts.append(f"warm-up over {config.warmup_steps} steps")
     if config.schedule == "cosine":
@@ -59,14 +61,12 @@ def schedule_line(config: TrainConfig) -> str:
     return ", ".join(parts)
 
 
-def device_line(config: TrainConfig, world: World) -> str:
+def device_line(world: World) -> str:
     import torch
 
     if world.device.type == "cuda":
-        name = torch.cuda.get_device_name(world.device)
-    else:
-        name = f"CPU, {torch.get_num_threads()} threads"
-    return f"{name}, {config.precision}"
+        return torch.cuda.get_device_name(world.device)
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:
@@ -95,7 +95,3 @@ def print_outcome(console: Console, outcome: Outcome, run: Path) -> None:
         rows["evaluate"] = f"codetr eval {place}"
         rows["predict"] = f"codetr predict IMAGE --checkpoint {place}"
     print_rows(console, "stopped" if outcome.signal is not None else "done", rows)
-
-
-def resume_command(run: Path) -> str:
-    return f"codetr train --resume {shlex.quote(str(run))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 import torch
@@ -22,13 +22,15 @@ class NonFinite(UserError):
 class Pending:
     """A step whose numbers are on their way to the host.
 
-    names: the loss terms. values: (2, terms + 2) on the host: own and mean over ranks, of the terms, of the gradient's
-    norm, and of whether the rank was asked to stop; complete once `event` has happened. files: images of the batch.
+    names: the loss terms. figures: names of what else was measured. values: (2, terms + figures + 2) on the host: own
+    and mean over ranks, of the terms, of the gradient's norm, of the figures, and of whether the rank was asked to
+    stop; complete once `event` has happened. files: images of the batch.
     """
 
     step: int
     lr: float
     names: tuple[str, ...]
+    figures: tuple[str, ...]
     values: Tensor
     event: torch.cuda.Event | None
     files: tuple[str, ...]
@@ -44,8 +46,11 @@ class Pending:
         stop: bool,
         files: Sequence[str],
         world: World,
+        figures: Mapping[str, Tensor] | None = None,
     ) -> Pending:
-        numbers = [*losses.values(), norm]
+        """figures: further scalars, of the same names on every rank; they do not stop the run."""
+        figures = figures or {}
+        numbers = [*losses.values(), norm, *figures.values()]
         own = torch.stack([number.detach().float() for number in numbers])
         own = torch.cat([own, torch.full((1,), float(stop), device=own.device)])
         values = torch.stack([own, world.mean(own)])
@@ -56,18 +61,19 @@ class Pending:
             event = torch.cuda.Event()
             event.record()
             values = host
-        return cls(step, lr, tuple(losses), values, event, tuple(files))
+        return cls(step, lr, tuple(losses), tuple(figures), values, event, tuple(files))
 
 
 @dataclass(frozen=True)
 class Report:
-    """Numbers of a step, averaged over ranks. stop: True if any rank was asked to stop."""
+    """Numbers of a step, averaged over ranks. stop: True if any rank was asked to stop. figures: see `Pending`."""
 
     step: int
     lr: float
     losses: Mapping[str, float]
     grad_norm: float
     stop: bool
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
@@ -97,14 +103,16 @@ class Reports:
         if pending.event is not None:
             pending.event.synchronize()
         own, mean = pending.values.tolist()
-        if not all(math.isfinite(value) for value in mean):
+        terms = len(pending.names)
+        if not all(math.isfinite(value) for value in mean[: terms + 1]):
             self._stop(pending, own)
         return Report(
             step=pending.step,
             lr=pending.lr,
             losses=dict(zip(pending.names, mean, strict=False)),
-            grad_norm=mean[-2],
+            grad_norm=mean[terms],
             stop=mean[-1] > 0,
+            figures=dict(zip(pending.figures, mean[terms + 1 :], strict=False)),
         )
 
     def _stop(self, pending: Pending, own: Sequence[float]) -> NoReturn:

@@ -15,6 +15,7 @@ from codetr.engine.files import recovered_folder, write_text
 from codetr.errors import UserError
 
 RUNS = Path("runs")
+STEP = "step_"
 PACKAGES = ("codetr", "torch", "torchvision", "timm", "triton", "numpy", "scipy", "pycocotools", "hotcoco", "pydantic")
 
 
@@ -33,12 +34,27 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def steps(self) -> list[Path]:
+        """Checkpoints from which the run can go on, the newest last."""
+        found = (folder for folder in self.path.glob(f"checkpoints/{STEP}*") if folder.name[len(STEP) :].isdigit())
+        return sorted(found, key=step_of)
+
+    @property
     def last(self) -> Path:
-        return recovered_folder(self.path / "checkpoints" / "last")
+        """The newest of them, or a place where nothing is."""
+        return self.steps[-1] if self.steps else self.path / "checkpoints" / "last"
+
+    @property
+    def averaged(self) -> Path:
+        return recovered_folder(self.path / "checkpoints" / "averaged")
 
     @property
     def best(self) -> Path:
         return recovered_folder(self.path / "checkpoints" / "best")
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint after a step lies."""
+        return self.path / "checkpoints" / f"{STEP}{step:08d}"
 
     def describe(self, *, spec: str, command: Sequence[str]) -> None:
         """Make the folder, write spec.yaml, environment.json and command.txt; a resumed run appends its command.
@@ -54,6 +70,11 @@ class RunFolder:
         write_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
         with (self.path / "command.txt").open("a", encoding="utf-8") as file:
             file.write(shlex.join(command) + "\n")
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint is named after."""
+    return int(checkpoint.name[len(STEP) :])
 
 
 def new_run(name: str, *, out: Path | None = None) -> RunFolder:
@@ -87,6 +108,17 @@ def find_run(path: Path | None = None, *, name: str | None = None) -> RunFolder:
         which = "run" if name is None else f"run of {name!r}"
         raise UserError(f"{RUNS}/: no {which} found. Start one: codetr train SPEC data=DIR. {_known_runs()}")
     return RunFolder(runs[0])
+
+
+def run_and_checkpoint(path: Path) -> tuple[RunFolder, Path | None]:
+    """The run in a folder, or the run of one of its checkpoints/step_*, and that checkpoint.
+
+    Raises: UserError if it is neither.
+    """
+    run = RunFolder(path.parent.parent)
+    if path in run.steps and run.spec.is_file():
+        return run, path
+    return find_run(path), None
 
 
 def find_checkpoint(path: Path | None = None) -> Path:
@@ -148,7 +180,7 @@ def _all_runs() -> list[Path]:
 
 
 def _touched(run: Path) -> float:
-    files = (run / "spec.yaml", run / "metrics.jsonl", run / "checkpoints" / "last" / "meta.json")
+    files = (run / "spec.yaml", run / "metrics.jsonl", run / "checkpoints")
     return max(file.stat().st_mtime for file in files if file.exists())
 
 

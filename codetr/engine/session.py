@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from torch import nn
 
-from codetr.data.coco import CocoDataset, open_split, require_same_classes
-from codetr.data.loader import Loader, build_loader
-from codetr.data.prepare import prepare
+from codetr.data.coco import CocoDataset
+from codetr.data.loader import Loader
 from codetr.engine.checkpoint import Meta, check_classes, read_meta
+from codetr.engine.checkpoints import set_aside
 from codetr.engine.distributed import World, world
-from codetr.engine.panel import (
-    batch_line,
-    device_line,
-    listed,
-    parameters_line,
-    print_outcome,
-    print_rows,
-    schedule_line,
-)
+from codetr.engine.elastic import note_launch, restarted_run
+from codetr.engine.files import write_text
+from codetr.engine.freezing import freeze
+from codetr.engine.inputs import evaluation, open_data, require_possible, training_loader
+from codetr.engine.log import MetricsLog
+from codetr.engine.panel import device_line, print_outcome, print_rows
+from codetr.engine.plan import plan_rows
+from codetr.engine.preflight import Preflight, preflight
 from codetr.engine.progress import TrainingProgress
-from codetr.engine.run_folder import RunFolder, new_run
-from codetr.engine.seed import seed_all
-from codetr.engine.trainer import Figures, Outcome, Trainer
+from codetr.engine.run_folder import RunFolder, new_run, step_of
+from codetr.engine.seed import deterministic, seed_all
+from codetr.engine.trainer import Outcome, Trainer
 from codetr.errors import UserError
-from codetr.evaluation.evaluators import open_evaluator
-from codetr.evaluation.runner import check_branch, evaluate_model
-from codetr.evaluation.truth import GroundTruth
 from codetr.models.build import build
 from codetr.models.collaborative import Collaborative
-from codetr.registry import find
 from codetr.spec import Spec, dump
+from codetr.weights.initialise import InitReport, brings_backbone, initialise
 
 
 @dataclass(frozen=True)
@@ -58,104 +52,87 @@ def run_training(
     name: str,
     out: Path | None = None,
     resume: RunFolder | None = None,
+    checkpoint: Path | None = None,
     max_steps: int | None = None,
     console: Console | None = None,
 ) -> RunResult:
     """Train a spec in a new folder, or go on with a run.
 
-    name: of the new folder under runs/, unless `out` is given. resume: the run to continue from its last checkpoint.
+    name: of the new folder under runs/, unless `out` is given. resume: the run to continue from its newest checkpoint,
+    or from `checkpoint`; then newer ones are set aside.
     Raises: UserError for anything that the user can mend, nearly always before the folder is made.
     """
-    _require_masks(spec)
+    require_possible(spec)
     if spec.train.threads is not None:
         torch.set_num_threads(spec.train.threads)
     console = console or Console()
-    with world(spec.train.device) as ranks:
+    with deterministic(active=spec.train.deterministic), world(spec.train.device) as ranks:
         data = open_data(spec, ranks, console)
         progress = TrainingProgress(console, epochs=spec.train.epochs, quiet=not ranks.leads)
-        trainer = _trainer(spec, data, ranks, progress, resume=resume, name=name, out=out)
-        folder = trainer.folder
+        restarted = restarted_run(ranks, name=name, out=out) if resume is None else None
+        if restarted is not None and ranks.from_leader(restarted.last.is_dir() if ranks.leads else None):
+            resume = restarted
+        if resume is not None:
+            checkpoint = _checkpoint(resume, checkpoint, data, ranks)
+        loader = training_loader(spec, data, ranks)
+        model, report = _model(spec, data, ranks, resumed=resume is not None)
+        evaluate = evaluation(spec, model, data, ranks, progress) if spec.train.eval_every is not None else None
+        folder = resume or _folder(ranks, name=name, out=out, again=restarted)
+        check = preflight(spec, data, ranks, model=model, folder=folder.path) if spec.train.preflight else Preflight()
+        note_launch(folder, ranks)
+        trainer = Trainer(
+            model,
+            loader,
+            config=spec.train,
+            world=ranks,
+            folder=folder,
+            meta=_describe(spec, data, loader),
+            progress=progress,
+            evaluate=evaluate,
+        )
+        if checkpoint is not None:
+            trainer.resume(checkpoint)
         if ranks.leads:
             folder.describe(spec=dump(spec), command=sys.argv)
-            print_rows(console, "plan", _plan(spec, trainer, data))
+            print_rows(console, "plan", _plan(spec, trainer, data, report) | check.rows)
+            for warning in check.warnings:
+                progress.say(f"warning: {warning}")
+            if report is not None:
+                write_text(folder.path / "init_from.txt", report.listing())
         outcome = trainer.run(max_steps=max_steps)
         if ranks.leads:
             print_outcome(console, outcome, folder.path)
         return RunResult(folder.path, outcome)
 
 
-def _trainer(
-    spec: Spec,
-    data: CocoDataset,
-    ranks: World,
-    progress: TrainingProgress,
-    *,
-    resume: RunFolder | None,
-    name: str,
-    out: Path | None,
-) -> Trainer:
-    """Everything that the first step needs; what the user got wrong comes out here."""
-    if resume is not None:
-        check_classes(read_meta(resume.last), data.classes, checkpoint=resume.last, dataset=str(data.annotations))
-    loader = training_loader(spec, data, ranks)
-    seed_all(spec.train.seed)
-    model = build(spec, len(data.classes), pretrained=resume is None).to(ranks.device)
-    evaluate = _evaluation(spec, model, data, ranks, progress) if spec.train.eval_every is not None else None
-    trainer = Trainer(
-        model,
-        loader,
-        config=spec.train,
-        world=ranks,
-        folder=resume or RunFolder(ranks.from_leader(new_run(name, out=out).path if ranks.leads else None)),
-        meta=_describe(spec, data, loader),
-        progress=progress,
-        evaluate=evaluate,
-    )
-    if resume is not None:
-        trainer.resume()
-    return trainer
-
-
-def _require_masks(spec: Spec) -> None:
-    """Raises: UserError if a head learns masks and the data are read without them."""
-    if spec.data.masks:
-        return
-    for name, head in spec.heads.items():
-        if find("heads", head.name).has_masks:
-            raise UserError(
-                f"heads.{name}: the head {head.name} learns masks, but data.masks is false. Set data.masks=true (each "
-                "annotation then needs a `segmentation`), or use the head faster_rcnn, which needs boxes only."
-            )
-
-
-def open_data(spec: Spec, ranks: World, console: Console) -> CocoDataset:
-    """The training images; a synthetic data set that is not there yet is rendered first, by one rank for all."""
-    if ranks.leads:
-        columns = (TextColumn("rendering the data set"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("rendering", visible=False)
-            prepare(spec.data, progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True))
+def _checkpoint(run: RunFolder, chosen: Path | None, data: CocoDataset, ranks: World) -> Path:
+    """The checkpoint to go on from; newer ones than a chosen one are set aside."""
+    checkpoint = run.last if chosen is None else chosen
+    check_classes(read_meta(checkpoint), data.classes, checkpoint=checkpoint, dataset=str(data.annotations))
+    if chosen is not None and ranks.leads:
+        set_aside(run, after=step_of(chosen))
     ranks.from_leader(None)
-    return open_split(spec.data, "train")
+    return checkpoint
 
 
-def training_loader(spec: Spec, data: CocoDataset, ranks: World) -> Loader:
-    """This rank's pieces of the batch. Raises: UserError if the batch cannot be divided."""
-    pieces = ranks.size * spec.train.accumulate
-    if spec.train.batch_size % pieces:
-        raise UserError(
-            f"train.batch_size: {spec.train.batch_size} images cannot be divided among {ranks.size} ranks times "
-            f"train.accumulate={spec.train.accumulate}; use a multiple of {pieces}."
-        )
-    return build_loader(
-        data,
-        spec.data,
-        split="train",
-        batch_size=spec.train.batch_size // pieces,
-        seed=spec.train.seed,
-        rank=ranks.rank,
-        world_size=ranks.size,
-    )
+def _model(spec: Spec, data: CocoDataset, ranks: World, *, resumed: bool) -> tuple[Collaborative, InitReport | None]:
+    """The model on its device, with its first weights unless a checkpoint brings them, and frozen parts."""
+    source = None if resumed else spec.train.init_from
+    pretrained = not resumed and not (source is not None and brings_backbone(source, spec))
+    seed_all(spec.train.seed)
+    model = build(spec, len(data.classes), pretrained=pretrained)
+    report = None if source is None else initialise(model, spec, data.classes, source)
+    freeze(model, spec.train.freeze)
+    return model.to(ranks.device), report
+
+
+def _folder(ranks: World, *, name: str, out: Path | None, again: RunFolder | None) -> RunFolder:
+    """Of a new run, or of the run `again`, which was cut off before anything of it was saved."""
+    if again is None:
+        return RunFolder(ranks.from_leader(new_run(name, out=out).path if ranks.leads else None))
+    if ranks.leads:
+        MetricsLog(again.metrics).truncate(0)
+    return again
 
 
 def _describe(spec: Spec, data: CocoDataset, loader: Loader) -> Meta:
@@ -167,59 +144,14 @@ def _describe(spec: Spec, data: CocoDataset, loader: Loader) -> Meta:
     )
 
 
-def _evaluation(
-    spec: Spec, model: Collaborative, train: CocoDataset, ranks: World, progress: TrainingProgress
-) -> Callable[[nn.Module], Figures]:
-    """The validation images, opened once; each rank predicts its share of them.
-
-    Raises: UserError if the split cannot be used, its classes are not those of training, or there is no such branch.
-    """
-    check_branch(model, spec.eval.branch)
-    val = open_split(spec.data.model_copy(update={"masks": False}), "val")  # the truth has its own
-    require_same_classes(train, val)
-    truth = GroundTruth.load(val.annotations)
-    evaluator = open_evaluator(spec.eval.evaluator, announce=progress.say)
-    loader = build_loader(
-        val,
-        spec.data,
-        split="val",
-        batch_size=spec.eval.batch_size,
-        seed=spec.train.seed,
-        rank=ranks.rank,
-        world_size=ranks.size,
-    )
-
-    def evaluate(evaluated: nn.Module) -> Figures:
-        figures = evaluate_model(
-            evaluated,  # type: ignore[arg-type]  # a copy of the wrapped model, if not itself
-            loader,
-            truth=truth,
-            category_ids=train.category_ids,
-            branch=spec.eval.branch,
-            max_detections=spec.eval.max_detections,
-            evaluator=evaluator,
-            device=ranks.device,
-            progress=progress.counter("evaluating", total=-(-len(val) // ranks.size)),
-        )
-        return figures.as_dict()
-
-    return evaluate
-
-
-def _plan(spec: Spec, trainer: Trainer, data: CocoDataset) -> dict[str, str]:
-    steps, total = trainer.schedule.steps_per_epoch, trainer.schedule.total_steps
-    rows = {
-        "run": str(trainer.folder.path),
-        "data": f"{data.annotations}, {len(data)} images",
-        "classes": f"{len(data.classes)}: {listed(data.classes)}",
-        "model": f"{spec.base.name} on {spec.backbone.name}",
-        "heads": ", ".join(spec.heads) or "none",
-        "parameters": parameters_line(trainer.model),
-        "steps": f"{spec.train.epochs} epochs x {steps} = {total}",
-        "batch": batch_line(spec.train, trainer.world),
-        "lr": schedule_line(spec.train),
-        "device": device_line(spec.train, trainer.world),
-    }
+def _plan(spec: Spec, trainer: Trainer, data: CocoDataset, report: InitReport | None) -> dict[str, str]:
+    model, steps = trainer.model, trainer.schedule.steps_per_epoch
+    assert isinstance(model, Collaborative)
+    device = device_line(trainer.world)
+    rows = {"run": str(trainer.folder.path)}
+    rows |= plan_rows(spec, data, model=model, ranks=trainer.world, steps_per_epoch=steps, device=device)
+    if report is not None:
+        rows["start"] = report.line()
     if trainer.step:
         rows["resumed"] = f"after step {trainer.step}"
     return rows

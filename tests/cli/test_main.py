@@ -60,7 +60,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["zzz"],
             "error: no command is called 'zzz'; "
-            "valid commands: bench, convert, data, eval, inspect, predict, train, wrap, zoo\n",
+            "valid commands: bench, convert, data, doctor, eval, inspect, launch, predict, train, wrap, zoo\n",
         ),
         (["--bug"], "error: No such option"),
         (["zoo", "show"], "error: Missing argument 'SPEC'."),

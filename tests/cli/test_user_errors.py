@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from codetr.cli.main import main
+from codetr.engine.run_folder import RunFolder
 
 SPEC = """\
 extends: [bases/deformable_detr_pp, backbones/resnet50]
@@ -193,15 +194,15 @@ def test_a_checkpoint_of_another_class_count(place: Path, run: Path, error: Call
     assert error("eval", str(run), "data=three") == evaluated
     assert error("eval", str(run), "--dataset", "three") == evaluated
     assert error("train", "--resume", str(run), "data=three") == (
-        f"{run}/checkpoints/last was trained for 2 classes (cat, dog); three/annotations/instances_train.json has "
-        "3 classes (cat, dog, cow). Use a data set with the same categories, or train on this one."
+        f"{run}/checkpoints/step_00000001 was trained for 2 classes (cat, dog); three/annotations/instances_train.json "
+        "has 3 classes (cat, dog, cow). Use a data set with the same categories, or train on this one."
     )
 
 
 def test_a_checkpoint_that_is_none(place: Path, run: Path, error: Callable[..., str]) -> None:
     assert error("eval", "set") == ("set: this is no run: it has no spec.yaml. There are no runs in runs/ yet.")
     weights = Path("model.safetensors")
-    weights.write_bytes((run / "checkpoints" / "last" / "model.safetensors").read_bytes()[:1000])
+    weights.write_bytes((RunFolder(run).last / "model.safetensors").read_bytes()[:1000])
     message = error("predict", "set/images", "--checkpoint", str(weights))
     assert message.startswith("model.safetensors: the file is damaged or was cut short: ")
 

@@ -1,7 +1,11 @@
-"""A model small enough to train in milliseconds, and batches that depend on (epoch, index) alone."""
+"""A model small enough to train in milliseconds, and batches that depend on (epoch, index) alone.
+
+Makes `ranks.py` importable from the tests beside it.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -18,6 +22,8 @@ from codetr.engine.progress import TrainingProgress
 from codetr.engine.run_folder import RunFolder
 from codetr.engine.trainer import Outcome, Trainer
 from codetr.structures import Batch, ImageBatch, ImageInfo, Targets
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class ToyDetector(nn.Module):

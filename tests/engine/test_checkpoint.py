@@ -15,10 +15,11 @@ from codetr.engine.checkpoint import (
     check_classes,
     load_weights,
     read_meta,
-    read_state,
     read_weights,
     save_checkpoint,
     save_weights,
+    state_folder,
+    verify,
 )
 from codetr.errors import UserError
 
@@ -35,12 +36,14 @@ class Shared(nn.Module):
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     model = Shared()
-    save_checkpoint(tmp_path / "last", model.state_dict(), META, state={"optimizer": {"a": torch.ones(2)}, "n": 1})
-    assert sorted(file.name for file in (tmp_path / "last").iterdir()) == ["meta.json", "model.safetensors", "state.pt"]
+    save_checkpoint(tmp_path / "last", model.state_dict(), META, state={"optimizer/a": torch.ones(2)})
+    files = sorted(str(path.relative_to(tmp_path / "last")) for path in (tmp_path / "last").rglob("*"))
+    assert files == ["checksums.json", "meta.json", "model.safetensors", "state", "state/state.safetensors"]
+    verify(tmp_path / "last")
     assert read_meta(tmp_path / "last") == META
     assert json.loads((tmp_path / "last" / "meta.json").read_text())["category_ids"] == [3, 8]
-    state = read_state(tmp_path / "last")
-    assert torch.equal(state["optimizer"]["a"], torch.ones(2)) and state["n"] == 1
+    state = safetensors.torch.load_file(state_folder(tmp_path / "last") / "state.safetensors")
+    assert list(state) == ["optimizer/a"] and torch.equal(state["optimizer/a"], torch.ones(2))
     other = Shared()
     load_weights(other, read_weights(tmp_path / "last"), source=tmp_path)
     for name, value in model.state_dict().items():
@@ -75,7 +78,7 @@ def test_a_description_beside_the_file_serves_too(tmp_path: Path) -> None:
 def test_a_failure_while_writing_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "last", {"a": torch.ones(1)}, META, state={})
     with pytest.raises(AttributeError):
-        save_checkpoint(tmp_path / "last", {"a": torch.zeros(1)}, META, state={"function": lambda: None})
+        save_checkpoint(tmp_path / "last", {"a": torch.zeros(1)}, META, state={"function": lambda: None})  # type: ignore
     assert torch.equal(read_weights(tmp_path / "last")["a"], torch.ones(1))
     assert [file.name for file in tmp_path.iterdir()] == ["last"]
 
@@ -91,29 +94,62 @@ def test_truncated_weights_are_named(tmp_path: Path, keep: int) -> None:
         read_weights(tmp_path / "last")
 
 
-@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
-def test_truncated_state_is_named(tmp_path: Path, keep: float) -> None:
-    save_checkpoint(tmp_path / "last", {}, META, state={"a": torch.ones(1000)})
-    file = tmp_path / "last" / "state.pt"
-    content = file.read_bytes()
-    file.write_bytes(content[: int(keep * len(content) if keep < 1 else keep)])
-    with pytest.raises(UserError, match=r"state\.pt: the file is damaged or was cut short"):
-        read_state(tmp_path / "last")
+DAMAGE = {
+    "weights cut short": ("model.safetensors", lambda content: content[:-1], "its content is not what was written"),
+    "a bit of a weight": ("model.safetensors", lambda content: flipped(content, -1), "its content is not what"),
+    "state cut short": ("state/state.safetensors", lambda content: content[:10], "its content is not what was written"),
+    "a bit of the state": ("state/state.safetensors", lambda content: flipped(content, -3), "its content is not what"),
+    "another description": ("meta.json", lambda content: content.replace(b'"step": 5', b'"step": 6'), "its content is"),
+    "no state": ("state/state.safetensors", None, "it is missing"),
+    "no checksums": ("checksums.json", None, "it is missing"),
+    "checksums cut short": ("checksums.json", lambda content: content[:20], "it is no list of checksums"),
+    "checksums of nothing": ("checksums.json", lambda content: b"{}", "its content is not what was written"),
+}
 
 
-def test_state_runs_no_code(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "last", {}, META, state={})
-    torch.save({"a": Shared()}, tmp_path / "last" / "state.pt")
-    with pytest.raises(UserError, match=r"state\.pt"):
-        read_state(tmp_path / "last")
+def flipped(content: bytes, place: int) -> bytes:
+    changed = bytearray(content)
+    changed[place] ^= 1
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_found_and_named(tmp_path: Path, name: str) -> None:
+    file, change, message = DAMAGE[name]
+    save_checkpoint(tmp_path / "step", Shared().state_dict(), META, state={"a": torch.ones(100)})
+    path = tmp_path / "step" / file
+    if change is None:
+        path.unlink()
+    else:
+        assert change(path.read_bytes()) != path.read_bytes()
+        path.write_bytes(change(path.read_bytes()))
+    place = "checksums.json|meta.json" if name == "checksums of nothing" else file
+    with pytest.raises(UserError, match=rf"({place}): the file is damaged or was cut short: {message}"):
+        verify(tmp_path / "step")
+
+
+def test_a_file_that_was_added_is_found(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "step", {}, META, state={})
+    (tmp_path / "step" / "state" / "more.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"more\.safetensors: the file is damaged"):
+        verify(tmp_path / "step")
+
+
+def test_weights_that_were_tampered_with_are_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "best", Shared().state_dict(), META)
+    file = tmp_path / "best" / "model.safetensors"
+    file.write_bytes(flipped(file.read_bytes(), -1))
+    assert len(safetensors.torch.load_file(file)) == 4  # the format itself does not notice
+    with pytest.raises(UserError, match=r"model\.safetensors: the file is damaged"):
+        read_weights(tmp_path / "best")
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no checkpoint here: model\.safetensors is missing"):
         read_meta(tmp_path)
     save_checkpoint(tmp_path / "best", {}, META)
-    with pytest.raises(UserError, match=r"nothing to resume from.*checkpoints/last"):
-        read_state(tmp_path / "best")
+    with pytest.raises(UserError, match=r"nothing to resume from.*checkpoints/step_\*"):
+        state_folder(tmp_path / "best")
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -20,6 +20,22 @@ def test_the_first_signal_is_noted_the_second_acts() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_launcher_that_repeats_a_signal_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SLURM signals ranks and agent, and the agent its ranks."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    now = [100.0]
+    monkeypatch.setattr("codetr.engine.interrupt.time.monotonic", lambda: now[0])
+    interrupt = Interrupt()
+    with interrupt.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        now[0] += 4.9
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.number == signal.SIGINT
+        now[0] += 0.2
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_work_that_can_be_thrown_away_ends_at_once() -> None:
     interrupt = Interrupt()
     with interrupt.listening():

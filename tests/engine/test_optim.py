@@ -10,10 +10,8 @@ from codetr.engine.config import ParameterGroup, TrainConfig
 from codetr.engine.optim import (
     build_optimizer,
     clip_gradients,
-    factor_of,
-    load_optimizer_state,
-    optimizer_state,
     parameter_groups,
+    rates_line,
     set_learning_rate,
 )
 from codetr.errors import UserError
@@ -32,23 +30,81 @@ class Small(nn.Module):
         self.shared = self.classes
 
 
-@pytest.mark.parametrize(
-    ("name", "factor"),
-    [
-        ("base.backbone.net.conv1.weight", 0.1),
-        ("base.decoder.layers.0.cross.sampling_offsets.bias", 0.1),
-        ("base.reference_points.weight", 0.1),
-        ("base.decoder.layers.0.norm.weight", 1.0),
-        ("heads.atss.classify.weight", 1.0),
-    ],
-)
-def test_published_factors(name: str, factor: float) -> None:
-    assert factor_of(name, PUBLISHED) == factor
+def of_names(*names: str) -> nn.Module:
+    """A model with a number of each name."""
+    model = nn.Module()
+    for name in names:
+        *path, last = name.split(".")
+        module = model
+        for part in path:
+            if part not in dict(module.named_children()):
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_parameter(last, nn.Parameter(torch.zeros(1)))
+    return model
 
 
-def test_the_first_match_wins() -> None:
-    groups = (ParameterGroup(match="b.c", factor=0.5), ParameterGroup(match="b", factor=0.2))
-    assert [factor_of(name, groups) for name in ("a.b.c", "a.b.d", "a.c")] == [0.5, 0.2, 1.0]
+def settings_of(model: nn.Module, *groups: ParameterGroup) -> dict[str, tuple[float, float | None]]:
+    """Factor and weight decay of each parameter."""
+    return {
+        name: (group["factor"], group.get("weight_decay"))
+        for group in parameter_groups(model, groups)
+        for name in group["names"]
+    }
+
+
+def test_published_factors() -> None:
+    factors = {
+        "base.backbone.net.conv1.weight": 0.1,
+        "base.decoder.layers.0.cross.sampling_offsets.bias": 0.1,
+        "base.reference_points.weight": 0.1,
+        "base.decoder.layers.0.norm.weight": 1.0,
+        "heads.atss.classify.weight": 1.0,
+    }
+    found = settings_of(of_names(*factors), *PUBLISHED)
+    assert found == {name: (factor, None) for name, factor in factors.items()}
+
+
+def test_the_first_group_that_says_something_decides_it() -> None:
+    model = of_names("a.b.c", "a.b.d", "a.c")
+    assert settings_of(model, ParameterGroup(match="b.c", factor=0.5), ParameterGroup(match="b", factor=0.2)) == {
+        "a.b.c": (0.5, None),
+        "a.b.d": (0.2, None),
+        "a.c": (1.0, None),
+    }
+    still = ParameterGroup(match="a.b", factor=0.0), ParameterGroup(match="a", factor=0.5)
+    assert settings_of(model, *still) == {"a.b.c": (0.0, None), "a.b.d": (0.0, None), "a.c": (0.5, None)}
+    decay, both = ParameterGroup(match="c", weight_decay=0.0), ParameterGroup(match="b", factor=0.2, weight_decay=0.3)
+    assert settings_of(model, decay, both) == {"a.b.c": (0.2, 0.0), "a.b.d": (0.2, 0.3), "a.c": (1.0, 0.0)}
+
+
+def test_norms_and_biases_without_weight_decay() -> None:
+    model = nn.ModuleDict({"backbone": nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), "head": nn.Linear(2, 2)})
+    groups = [ParameterGroup(match=match, weight_decay=0.0) for match in ("norm", "bias")]
+    config = TrainConfig(lr_groups=(*groups, ParameterGroup(match="backbone", factor=0.1)), weight_decay=0.5)
+    optimizer = build_optimizer(model, config, device=CPU)
+    found = {name: (g["factor"], g["weight_decay"]) for g in optimizer.param_groups for name in g["names"]}
+    assert found == {
+        "backbone.0.weight": (0.1, 0.5),
+        "backbone.0.bias": (0.1, 0.0),
+        "backbone.1.weight": (0.1, 0.0),
+        "backbone.1.bias": (0.1, 0.0),
+        "head.weight": (1.0, 0.5),
+        "head.bias": (1.0, 0.0),
+    }
+    assert rates_line(optimizer, 2e-4) == "0.0002 for 6, 2e-05 for 10, weight decay 0 for 8"
+
+
+def test_many_rates_are_summed_up() -> None:
+    groups = [ParameterGroup(match=f"m{i}", factor=1 / 2**i) for i in range(6)]
+    model = of_names(*(f"m{i}.w" for i in range(6)))
+    optimizer = build_optimizer(model, TrainConfig(lr_groups=tuple(groups)), device=CPU)
+    assert rates_line(optimizer, 1.0) == "1 for 1, 4 rates in between, 0.0312 for 1"
+
+
+def test_a_group_that_says_nothing_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"lr_groups\[0\]: the group of 'a' changes nothing"):
+        parameter_groups(of_names("a"), (ParameterGroup(match="a"),))
 
 
 def test_groups_leave_frozen_parameters_out_and_take_shared_ones_once() -> None:
@@ -61,7 +117,7 @@ def test_groups_leave_frozen_parameters_out_and_take_shared_ones_once() -> None:
 
 def test_a_pattern_that_matches_nothing_is_an_error_unless_optional() -> None:
     wrong = (ParameterGroup(match="bakbone", factor=0.1),)
-    with pytest.raises(UserError, match=r"train\.lr_groups\[0\]\.match: no parameter .*'bakbone'.*backbone\.0"):
+    with pytest.raises(UserError, match=r"train\.lr_groups\[0\]\.match: no parameter .*'bakbone'.*mean 'backbone'\?"):
         parameter_groups(Small(), wrong)
     groups = parameter_groups(Small(), (ParameterGroup(match="bakbone", factor=0.1, optional=True),))
     assert [group["factor"] for group in groups] == [1.0]
@@ -83,30 +139,6 @@ def test_the_first_step_of_adamw() -> None:
     expected = before * (1 - 0.2 * 0.5) - 0.2 * torch.tensor([[1.0, -1.0], [1.0, -1.0]])
     torch.testing.assert_close(model.classes.weight.detach(), expected)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02, 0.2])
-
-
-def test_memory_is_kept_by_name_whatever_the_grouping() -> None:
-    model = Small()
-    optimizer = build_optimizer(model, TrainConfig(), device=CPU)
-    for value, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
-        parameter.grad = torch.full_like(parameter, float(value + 1))
-    optimizer.step()
-    regrouped = TrainConfig(weight_decay=0.3, lr_groups=(ParameterGroup(match="sampling", factor=2.0),))
-    other = build_optimizer(model, regrouped, device=CPU)
-    assert other.param_groups[0]["names"] != optimizer.param_groups[0]["names"]
-    load_optimizer_state(other, optimizer_state(optimizer))
-    assert torch.equal(other.state[model.classes.weight]["exp_avg"], optimizer.state[model.classes.weight]["exp_avg"])
-    assert {group["weight_decay"] for group in other.param_groups} == {0.3}
-
-
-def test_memory_of_other_parameters_is_refused() -> None:
-    model = Small()
-    optimizer = build_optimizer(model, TrainConfig(), device=CPU)
-    model.classes.weight.grad = torch.ones(2, 2)
-    optimizer.step()
-    state = optimizer_state(optimizer)
-    with pytest.raises(UserError, match="other trainable parameters"):
-        load_optimizer_state(build_optimizer(nn.Linear(2, 2), TrainConfig(lr_groups=()), device=CPU), state)
 
 
 def test_clipping_scales_to_the_limit_and_returns_the_norm_before() -> None:

@@ -59,3 +59,28 @@ def test_a_bad_step_on_a_gpu_is_found_before_anything_is_saved() -> None:
 def test_a_gradient_that_is_not_finite_stops_too() -> None:
     with pytest.raises(NonFinite, match=r"terms: grad_norm = inf\n  images: a\.jpg"):
         Reports(ALONE).push(pending(1, norm=float("inf")))
+
+
+def test_figures_travel_with_the_losses_and_do_not_stop_the_run() -> None:
+    """Two ranks, of which the other one sent twice as much."""
+
+    class Two(World):
+        def mean(self, values: torch.Tensor) -> torch.Tensor:
+            return 1.5 * values
+
+    world = Two(0, 2, torch.device("cpu"))
+    figures = {"positives.atss.found": torch.tensor(8), "products.detr.detr": torch.tensor(float("inf"))}
+    sent = Pending.launch(
+        step=1,
+        lr=0.1,
+        losses={"match.cls": torch.tensor(2.0)},
+        norm=torch.tensor(4.0),
+        stop=True,
+        files=[],
+        world=world,
+        figures=figures,
+    )
+    report = Reports(world).push(sent)
+    assert report is not None
+    assert (report.losses, report.grad_norm, report.stop) == ({"match.cls": 3.0}, 6.0, True)
+    assert report.figures == {"positives.atss.found": 12.0, "products.detr.detr": float("inf")}

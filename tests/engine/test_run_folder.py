@@ -80,12 +80,12 @@ def test_the_newest_run_is_found() -> None:
 
 def test_a_run_stands_for_its_best_checkpoint_else_its_last() -> None:
     started("none", age=20)
-    started("last", age=10, checkpoints=("last",))
-    started("both", checkpoints=("last", "best"))
+    started("last", age=10, checkpoints=("step_00000020", "step_00000100"))
+    started("both", checkpoints=("step_00000020", "best"))
     assert find_checkpoint() == Path("runs/both/checkpoints/best")
-    assert find_checkpoint(Path("runs/last")) == Path("runs/last/checkpoints/last")
-    assert find_checkpoint(Path("runs/both/checkpoints/last")) == Path("runs/both/checkpoints/last")
-    file = Path("runs/last/checkpoints/last/model.safetensors")
+    assert find_checkpoint(Path("runs/last")) == Path("runs/last/checkpoints/step_00000100")
+    assert find_checkpoint(Path("runs/both/checkpoints/step_00000020")) == Path("runs/both/checkpoints/step_00000020")
+    file = Path("runs/last/checkpoints/step_00000020/model.safetensors")
     assert find_checkpoint(file) == file
     with pytest.raises(UserError, match="runs/none: the run has no checkpoint yet"):
         find_checkpoint(Path("runs/none"))
@@ -94,6 +94,14 @@ def test_a_run_stands_for_its_best_checkpoint_else_its_last() -> None:
 
 
 def test_a_checkpoint_whose_replacement_was_cut_off_is_found() -> None:
-    run = started("tiny", checkpoints=("last",))
-    run.last.rename(run.path / "checkpoints" / ".last.old")
-    assert find_checkpoint(run.path) == run.path / "checkpoints" / "last"
+    run = started("tiny", checkpoints=("best",))
+    run.best.rename(run.path / "checkpoints" / ".best.old")
+    assert find_checkpoint(run.path) == run.path / "checkpoints" / "best"
+
+
+def test_checkpoints_come_in_the_order_of_steps_and_half_written_ones_do_not_count() -> None:
+    names = (".step_00000030.writing", "step_00000020.aside", "step_00000009", "step_100000000", "step_00000010")
+    run = started("tiny", checkpoints=names)
+    assert [folder.name for folder in run.steps] == ["step_00000009", "step_00000010", "step_100000000"]
+    assert run.last == run.checkpoint(100_000_000)
+    assert not started("none").last.exists()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
-from codetr.engine.checkpoint import read_meta, read_state, read_weights
+from codetr.engine.checkpoint import read_meta, read_weights, state_folder
 from codetr.engine.config import EmaConfig, ParameterGroup, TrainConfig
 from codetr.engine.report import NonFinite
 from codetr.errors import UserError
@@ -25,6 +27,10 @@ def config(**changes: Any) -> TrainConfig:
 def records(toy: Any, kind: str) -> list[dict[str, Any]]:
     lines = toy.folder.metrics.read_text().splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def stored_state(checkpoint: Path) -> dict[str, Any]:
+    return safetensors.torch.load_file(state_folder(checkpoint) / "state.safetensors")
 
 
 def assert_equal(left: dict[str, Any], right: dict[str, Any]) -> None:
@@ -45,7 +51,10 @@ def test_resuming_is_exact(toy: Any, another_toy: Any, stop: int, ema: EmaConfig
     outcome = another_toy.train(config(ema=ema), resume=True)
     assert outcome.finished and outcome.step == 12
     assert_equal(read_weights(toy.folder.last), read_weights(another_toy.folder.last))
-    assert_equal(read_state(toy.folder.last), read_state(another_toy.folder.last))
+    states = [stored_state(run.folder.last) for run in (toy, another_toy)]
+    assert_equal(*states)
+    names = {name.partition("/")[0] for name in states[0]}
+    assert names == ({"optimizer"} if ema is None else {"optimizer", "model"})
     assert_equal(toy.trainer.model.state_dict(), another_toy.trainer.model.state_dict())
 
 
@@ -91,7 +100,7 @@ def test_when_evaluation_is_due(toy: Any, every: int | None, steps: list[int]) -
 def test_the_learning_rate_falls_after_the_milestone(toy: Any) -> None:
     toy.train(config(log_every=4))
     assert [record["lr"] for record in records(toy, "train")] == pytest.approx([1e-2, 1e-2, 1e-3])
-    lrs = {name: group["lr"] for group in toy.trainer.optimizer.param_groups for name in group["names"]}
+    lrs = {name: group["lr"] for group in toy.trainer.learner.optimizer.param_groups for name in group["names"]}
     assert lrs == pytest.approx(
         {"backbone.weight": 1e-4, "backbone.bias": 1e-4, "head.weight": 1e-3, "head.bias": 1e-3}
     )
@@ -142,7 +151,7 @@ def test_a_signal_during_evaluation_gives_the_evaluation_up(toy: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("went on")
 
-    trainer._evaluate = evaluate
+    trainer.judge.evaluate = evaluate
     outcome = trainer.run()
     assert (outcome.step, outcome.signal) == (4, signal.SIGINT)
     assert records(toy, "eval") == []
@@ -172,14 +181,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(toy: Any, poi
 def test_the_gradient_is_clipped(toy: Any) -> None:
     trainer = toy.build(config(clip_norm=1e-3, epochs=1))
     norms = []
-    step = trainer.optimizer.step
+    step = trainer.learner.optimizer.step
 
     def watched() -> None:
         gradients = [parameter.grad for parameter in trainer.model.parameters()]
         norms.append(float(torch.nn.utils.get_total_norm(gradients)))
         step()
 
-    trainer.optimizer.step = watched
+    trainer.learner.optimizer.step = watched
     trainer.run()
     assert norms == pytest.approx([1e-3] * 4, rel=1e-3)  # the norm is divided by itself plus 1e-6
     assert all(record["grad_norm"] > 1e-2 for record in records(toy, "train"))
