@@ -91,7 +91,7 @@ def _compiler_settings() -> Iterator[None]:
     further for that purpose could hold no module that is computed again.
     """
     with (
-        torch.fx.experimental._config.patch(use_duck_shape=False),
+        torch.fx.experimental._config.patch(use_duck_shape=False),  # type: ignore[attr-defined]
         torch._dynamo.config.patch(specialize_float=True, optimize_ddp=False),
     ):
         yield

@@ -104,7 +104,7 @@ def test_recomputing_takes_part_in_training_alone() -> None:
     with torch.no_grad():
         model(images, targets)
     assert calls.count == 1
-    model.eval().predict(images)
+    losses_and_gradients(model.eval(), (images, targets))
     assert calls.count == 2
 
 
@@ -209,7 +209,7 @@ def compare(model: Collaborative, plain: Collaborative, given: tuple[ImageBatch,
 
 
 @pytest.mark.filterwarnings(NOT_A_LEAF)
-@pytest.mark.parametrize("base", ["detr", "dn_detr", "dino"])
+@pytest.mark.parametrize("base", ["dn_detr", "deformable_detr"])
 def test_all_sizes_share_the_graphs_of_the_first_two(
     base: str, counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,8 +224,11 @@ def test_all_sizes_share_the_graphs_of_the_first_two(
 
 
 @pytest.mark.filterwarnings(NOT_A_LEAF)
-def test_the_backbone_and_recomputed_layers_are_compiled_with_their_gradients(counted: Counted) -> None:
+def test_the_backbone_and_recomputed_layers_are_compiled_with_their_gradients(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counted.backend = "aot_eager"
+    monkeypatch.setattr(acceleration, "COMPILED", ("backbone", "encoder"))
     model = tiny_model("detr", NUM_CLASSES, heads=False, **one_layer("detr")).train()
     plain = copy.deepcopy(model)
     names = list(model.state_dict())
@@ -233,7 +236,7 @@ def test_the_backbone_and_recomputed_layers_are_compiled_with_their_gradients(co
     assert list(model.state_dict()) == names
     for sizes in WARM_UP:
         compare(model, plain, batch(*sizes))
-    assert counted.numbers() == {"ResNet": 1, "DenseEncoder": 1, "DetrDecoder": 1}
+    assert counted.numbers() == {"ResNet": 1, "DenseEncoder": 1}
 
 
 def test_evaluation_is_not_compiled(counted: Counted) -> None:

@@ -22,7 +22,7 @@ printf '%s\\n' "$@" > called
 exit ${CODE:-0}
 """
 WAITING = """#!/bin/bash
-trap 'echo saved > told; exit 143' TERM
+trap 'sleep 0.3; echo saved > told; exit $CODE' TERM
 touch started
 for i in $(seq 100); do sleep 0.1; done
 """
@@ -94,17 +94,18 @@ def test_a_job_that_comes_again_before_the_first_checkpoint_starts_anew(place: P
     assert not run.exists() and (place / "runs" / "a b-70123.unsaved-2" / "spec.yaml").exists()
 
 
-@pytest.mark.parametrize("requeue", [True, False])
-def test_a_job_that_is_told_to_stop_saves(place: Path, requeue: bool) -> None:
+@pytest.mark.parametrize(("requeue", "code", "again"), [(True, 143, True), (False, 143, False), (True, 0, False)])
+def test_a_job_that_is_told_to_stop_saves(place: Path, requeue: bool, code: int, again: bool) -> None:
+    """It waits for that. A run that was done by then does not come again."""
     program(place, "srun", WAITING)
-    process = start(place, replace(JOB, requeue=requeue))
+    process = start(place, replace(JOB, requeue=requeue), CODE=str(code))
     while not (place / "started").exists():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate(timeout=60)
-    assert (process.returncode, (place / "told").read_text()) == (143, "saved\n"), error
-    assert (place / "requeued").exists() is requeue
-    if requeue:
+    assert (process.returncode, (place / "told").read_text()) == (code, "saved\n"), error
+    assert (place / "requeued").exists() is again
+    if again:
         assert (place / "requeued").read_text() == "requeue 70123\n"
 
 
