@@ -153,9 +153,10 @@ class Loader:
 
     def _advice(self) -> str:
         return (
-            "  Often it is the kernel that does so, for want of memory, or because /dev/shm is too small (in a container:\n"
-            f"  docker run --shm-size=8g). Set data.workers, now {self._batches.num_workers}, to fewer, or to 0, which "
-            "loads in the training process;\n  then go on with the run: codetr train --resume RUN."
+            "  Often it is the kernel that does so, for want of memory, or because /dev/shm is too small (in a "
+            "container:\n  docker run --shm-size=8g). Set data.workers, now "
+            f"{self._batches.num_workers}, to fewer, or to 0, which loads in the training process;\n"
+            "  then go on with --resume."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,10 +20,12 @@ def obey_parent_only(worker: int) -> None:
     """
     if sys.platform == "linux":
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_await_termination, args=(os.getppid(),), daemon=True).start()
+        parent = multiprocessing.parent_process()  # os.getppid() may be a fork server
+        assert parent is not None
+        threading.Thread(target=_await_termination, args=(parent.pid,), daemon=True).start()
 
 
-def _await_termination(parent: int) -> None:
+def _await_termination(parent: int | None) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

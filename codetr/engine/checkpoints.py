@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -80,7 +82,7 @@ class Checkpoints:
         checkpoint, after which nothing would be tried again."""
         jobs = [job for job in (self._pending, self._shares) if job is not None]
         self._pending = self._shares = None
-        reasons = [_reason(error) for job in jobs if (error := job.exception()) is not None]
+        reasons = [reason_of(error) for job in jobs if (error := job.exception()) is not None]
         reason = reasons[0] if reasons else None
         if last:
             reason = next((found for found in self._world.gather(reason) if found is not None), None)
@@ -154,7 +156,7 @@ class Checkpoints:
         good = f"{saved[-1]} is whole and stays." if saved else "There is no earlier one."
         free = shutil.disk_usage(self._folder.path).free / 2**20
         return (
-            f"the checkpoint of step {self._step} could not be written: {reason} ({free:,.0f} MiB are free in "
+            f"the checkpoint of step {self._step} could not be written: {reason} ({free:,.0f} MiB are free now in "
             f"{self._folder.path}). {good} Make room."
         )
 
@@ -170,12 +172,14 @@ def set_aside(folder: RunFolder, *, after: int) -> list[Path]:
     return moved
 
 
-def _reason(failure: BaseException) -> str:
+def reason_of(failure: BaseException) -> str:
     """Why writing failed, in one line. Raises the failure if it is no matter of the disk."""
     if isinstance(failure, OSError) and failure.strerror:
         return failure.strerror
     if isinstance(failure, (OSError, SafetensorError, CheckpointException)):
-        return str(failure).strip().splitlines()[-1]
+        text = str(failure).strip().splitlines()[-1]
+        number = re.search(r"\(os error (\d+)\)$", text)  # safetensors' words for an OSError
+        return os.strerror(int(number[1])) if number else text
     raise failure
 
 

@@ -57,6 +57,12 @@ def restarted_run(ranks: World, *, name: str, out: Path | None) -> RunFolder | N
     return None if path is None else RunFolder(path)
 
 
+def restart_line() -> str:
+    """What a restart means, for those who look on."""
+    count, most = (os.environ.get(f"TORCHELASTIC_{name}", "?") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    return f"a rank was killed or failed, so that all ranks were started again (restart {count} of {most})."
+
+
 def run_of_agent(pid: int, *, folder: Path | None = None) -> RunFolder | None:
     """The run that an agent on this machine launched. folder: where it is if not in runs/."""
     folders = run_folder.RUNS.glob("*") if folder is None else [folder]

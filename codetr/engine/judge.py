@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from codetr.engine.averaging import average_weights
 from codetr.engine.checkpoint import Meta, read_meta, save_checkpoint
+from codetr.engine.checkpoints import reason_of
 from codetr.engine.config import TrainConfig
 from codetr.engine.distributed import World
 from codetr.engine.early_stopping import stop_reason
@@ -101,9 +103,9 @@ class Judge:
             return
         try:
             save_checkpoint(self._folder.best, weights, meta)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             self._progress.say(
-                f"warning: the best checkpoint so far (step {meta.step}) could not be written: {error.strerror}. "
+                f"warning: the best checkpoint so far (step {meta.step}) could not be written: {reason_of(error)}. "
                 f"Training goes on. Make room in {self._folder.path}."
             )
 

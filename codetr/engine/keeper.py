@@ -12,6 +12,7 @@ from codetr.engine.checkpoint import Meta, read_meta, verify
 from codetr.engine.checkpoints import Checkpoints
 from codetr.engine.config import TrainConfig
 from codetr.engine.distributed import World
+from codetr.engine.launch import resume_command
 from codetr.engine.learner import Learner
 from codetr.engine.run_folder import RunFolder
 from codetr.errors import UserError
@@ -87,7 +88,7 @@ class Keeper:
             assert self._checkpoints is not None
             self._checkpoints.wait()
             if self._folder.last == self._folder.checkpoint(step):
-                self._say(f"step {step} was saved: {self._folder.last}")
+                self._say(f"step {step} was saved; to go on: {resume_command(self._folder.path)}")
 
     def close(self) -> None:
         if self._checkpoints is not None:

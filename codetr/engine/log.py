@@ -22,6 +22,7 @@ from codetr.engine.event_files import EventFiles
 from codetr.engine.files import write_text
 from codetr.engine.report import Report
 from codetr.engine.table import MetricsTable
+from codetr.errors import UserError
 
 Record = Mapping[str, Any]
 Item = TypeVar("Item")
@@ -68,12 +69,28 @@ class MetricsLog:
         self._unwritten = ""
 
     def close(self) -> None:
-        """Write what could not be written before, and end the event files."""
+        """Write what could not be written before, and end the event files.
+
+        Raises: UserError if there still is no room, unless another error is on its way.
+        """
         if self._unwritten:
-            self._write_lines()
-            self.table.rebuild()
+            self._write_rest()
         if self.events is not None:
             self.events.close()
+
+    def _write_rest(self) -> None:
+        failed = sys.exc_info()[0] is not None
+        try:
+            self._write_lines()
+            self.table.rebuild()
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            if not failed:
+                raise UserError(
+                    f"{self.path}: the last {self._unwritten.count(chr(10))} lines could not be written: "
+                    f"{error.strerror}. Make room, and go on with --resume from an earlier checkpoint to have them."
+                ) from error
 
     def read(self) -> list[dict[str, Any]]:
         """All whole records; a last line that was cut off in writing is left out."""

@@ -15,7 +15,7 @@ from codetr.data.loader import Loader
 from codetr.engine.checkpoint import Meta, check_classes, read_meta
 from codetr.engine.checkpoints import set_aside
 from codetr.engine.distributed import World, world
-from codetr.engine.elastic import note_launch, restarted_run
+from codetr.engine.elastic import note_launch, restart_line, restarted_run
 from codetr.engine.files import write_text
 from codetr.engine.freezing import freeze
 from codetr.engine.inputs import evaluation, open_data, require_possible, training_loader
@@ -69,15 +69,16 @@ def run_training(
     with deterministic(active=spec.train.deterministic), world(spec.train.device) as ranks:
         data = open_data(spec, ranks, console)
         progress = TrainingProgress(console, epochs=spec.train.epochs, quiet=not ranks.leads)
-        restarted = restarted_run(ranks, name=name, out=out) if resume is None else None
-        if restarted is not None and ranks.from_leader(restarted.last.is_dir() if ranks.leads else None):
-            resume = restarted
+        given = resume
+        before = restarted_run(ranks, name=name, out=out) if resume is None else resume
+        blank = before is not None and ranks.from_leader(_is_blank(before) if ranks.leads else None)
+        resume = None if blank else before
         if resume is not None:
             checkpoint = _checkpoint(resume, checkpoint, data, ranks)
         loader = training_loader(spec, data, ranks)
         model, report = _model(spec, data, ranks, resumed=resume is not None)
         evaluate = evaluation(spec, model, data, ranks, progress) if spec.train.eval_every is not None else None
-        folder = resume or _folder(ranks, name=name, out=out, again=restarted)
+        folder = resume or _folder(ranks, name=name, out=out, again=before)
         check = preflight(spec, data, ranks, model=model, folder=folder.path) if spec.train.preflight else Preflight()
         note_launch(folder, ranks)
         trainer = Trainer(
@@ -92,6 +93,10 @@ def run_training(
         )
         if checkpoint is not None:
             trainer.resume(checkpoint)
+        if before is not None and before != given:
+            progress.say(f"warning: {restart_line()}")
+        elif blank:
+            progress.say(f"{folder.path}: nothing was saved before the run was cut off. It starts again from step 1.")
         if ranks.leads:
             folder.describe(spec=dump(spec), command=sys.argv)
             print_rows(console, "plan", _plan(spec, trainer, data, report) | check.rows)
@@ -103,6 +108,11 @@ def run_training(
         if ranks.leads:
             print_outcome(console, outcome, folder.path)
         return RunResult(folder.path, outcome)
+
+
+def _is_blank(run: RunFolder) -> bool:
+    """Whether a run was cut off before anything was saved, and not that its checkpoints were taken away."""
+    return not run.last.is_dir() and not run.best.is_dir()
 
 
 def _checkpoint(run: RunFolder, chosen: Path | None, data: CocoDataset, ranks: World) -> Path:

@@ -12,7 +12,6 @@ import os
 import random
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +31,10 @@ from codetr.engine.checkpoint import read_weights
 from codetr.engine.run_folder import RunFolder
 
 STEPS, EPOCH = 12, 6
-HEAD = "heads: {faster_rcnn: {rpn: {channels: 8, train_candidates: 50, train_proposals: 20}, roi: {hidden: 8, samples: 8}}}"
+HEAD = """
+heads:
+  faster_rcnn: {rpn: {channels: 8, train_candidates: 50, train_proposals: 20}, roi: {hidden: 8, samples: 8}}
+"""
 SETTINGS = (
     "data=data",
     "train.epochs=2",
@@ -65,7 +67,6 @@ class Training:
 
     def __init__(self, *arguments: str, at: Path, fault: Fault | None = None, fresh: bool = False) -> None:
         self._log = at / f"{time.monotonic_ns()}.log"
-        self._code: int | None = None
         if fresh:
             assert fault is None
             command = [sys.executable, "-m", "codetr.cli.main", *arguments]
@@ -75,7 +76,7 @@ class Training:
                 )
         else:
             server = multiprocessing.get_context("forkserver")
-            server.set_forkserver_preload(["faults", "codetr.cli.main", "codetr.engine.session", "codetr.models.build"])
+            server.set_forkserver_preload(["harm", "codetr.cli.main", "codetr.engine.session", "codetr.models.build"])
             self._process = server.Process(target=_train, args=(arguments, str(at), str(self._log), fault))
             self._process.start()
         self.pid: int = self._process.pid
@@ -91,6 +92,12 @@ class Training:
     def kill(self) -> None:
         """As `kill -9` does: this process alone, whose workers must end by themselves."""
         self._process.kill()
+
+    @property
+    def running(self) -> bool:
+        if isinstance(self._process, subprocess.Popen):
+            return self._process.poll() is None
+        return bool(self._process.is_alive())
 
     @property
     def output(self) -> str:
@@ -111,6 +118,7 @@ def _train(arguments: tuple[str, ...], at: str, log: str, fault: Fault | None) -
         os.dup2(descriptor, stream)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    multiprocessing.set_start_method(None, force=True)  # a child of a fork server would use one too
     sys.argv = ["codetr", *arguments]
     if fault is not None:
         _install(fault)
@@ -141,7 +149,7 @@ class Lab:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        (path / "tiny.yaml").write_text(SPEC + HEAD + "\n")
+        (path / "tiny.yaml").write_text(SPEC + HEAD)
         write_data(path / "data", (1,) * 12)
         self._count = 0
 
@@ -163,7 +171,8 @@ class Lab:
         return self.path / out, process.wait(), process.output
 
     def start(self, out: str, *settings: str, fault: Fault | None = None, fresh: bool = False) -> Training:
-        return Training("train", "tiny.yaml", *SETTINGS, *settings, "--out", out, at=self.path, fault=fault, fresh=fresh)
+        line = ("train", "tiny.yaml", *SETTINGS, *settings, f"--out={out}")
+        return Training(*line, at=self.path, fault=fault, fresh=fresh)
 
     def resume(self, out: str | Path, *settings: str, fresh: bool = False) -> tuple[int, str]:
         process = Training("train", "--resume", str(out), *settings, at=self.path, fresh=fresh)
@@ -215,44 +224,48 @@ def last_step(run: Path) -> int:
 
 
 def message(output: str) -> str:
-    """The lines of the error."""
-    assert "Traceback" not in output, output
-    found = re.search(r"^error: .*(?:\n .*)*", output, re.MULTILINE)
-    assert found and output.count("error: ") == 1, output
-    return found.group()
+    """The error, which ends it."""
+    found = [match.start() for match in re.finditer("^error: ", output, re.MULTILINE)]
+    assert "Traceback" not in output and len(found) == 1, output
+    return output[found[0] :].strip()
 
 
 # -- kill -9 ---------------------------------------------------------------------------------------------------------
 
 
-def killed(lab: Lab, *, moment: float, workers: int, seed: int, fresh: bool = False) -> Seen:
-    """After a share `moment` of the time of a whole run, from the start of the process or, if not fresh, of its
-    folder; then resumed until it ends.
-    """
-    out, settings = lab.new(), (f"data.workers={workers}",)
+def killed(lab: Lab, *, moment: float, workers: int, fresh: bool = False) -> Seen:
+    """So many seconds after the run's folder was made, or if `fresh` after the process was; resumed until it ends."""
+    out, settings = lab.new(), (f"data.workers={workers}", f"train.preflight={fresh}")
     run = lab.path / out
     process = lab.start(out, *settings, fresh=fresh)
+    if not fresh:
+        _until_made(run)
     time.sleep(moment)
     process.kill()
-    code = process.wait()
-    phase = _phase(run) if code else "finished before"
+    phase = _phase(run) if process.wait() else "finished before"
     saved = last_step(run)
-    if not (run / "spec.yaml").is_file():  # the command has not come so far: it is given again
-        shutil.rmtree(run, ignore_errors=True)
+    if (run / "spec.yaml").is_file():
+        code, output = lab.resume(out, fresh=fresh)
+    else:  # the command has not come so far: it is given again
         again = lab.start(out, *settings, fresh=fresh)
         code, output = again.wait(), again.output
-    else:
-        code, output = lab.resume(out, fresh=fresh)
     assert code == 0, output
     assert not saved or f"after step {saved}" in output, output
     lab.ends_alike(run)
     return Seen(f"kill -9 {phase}", -9, "", "resumed, identical")
 
 
+def _until_made(run: Path) -> None:
+    end = time.monotonic() + 300
+    while not (run / "spec.yaml").is_file():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 def _phase(run: Path) -> str:
     """What a run was at when it was killed."""
     if not (run / "metrics.jsonl").is_file():
-        return "while starting"
+        return "before step 1"
     if list(run.glob("checkpoints/.*")):
         return "while saving"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().split("\n")[:-1]]
@@ -262,9 +275,13 @@ def _phase(run: Path) -> str:
 
 
 def moments(lab: Lab, count: int, *, seed: int, fresh: bool = False) -> list[float]:
-    """Seconds from the start of a process to its death, spread over the length of a run of now."""
+    """Random times to kill at, one in each of so many equal parts of a run as long as one is now."""
+    out = lab.new()
+    process = lab.start(out, "data.workers=2", f"train.preflight={fresh}", fresh=fresh)
     start = time.monotonic()
-    process = lab.start(lab.new(), "data.workers=2", fresh=fresh)
+    if not fresh:
+        _until_made(lab.path / out)
+        start = time.monotonic()
     assert process.wait() == 0, process.output
     length = time.monotonic() - start
     draw = random.Random(seed)
@@ -376,7 +393,7 @@ def poisoned(lab: Lab) -> Seen:
     term = next(name for name in timeless(lab.reference)[0]["losses"] if name.startswith("faster_rcnn"))
     run, code, output = lab.train("train.preflight=false", fault=Poison(5, term))
     said = message(output)
-    assert code == 2 and f"step 5: training stopped" in said and f"{term} = nan" in said
+    assert code == 2 and "step 5: training stopped" in said and f"{term} = nan" in said
     assert len(re.findall(r"data/images/\d+\.png|\d+\.png", said)) >= 2, said
     assert last_step(run) == 4
     code, after = lab.resume(run)
@@ -404,8 +421,7 @@ def worker_killed(lab: Lab) -> Seen:
     assert code == 2 and "a process that loads images was killed" in said and "/dev/shm" in said, output
     saved = last_step(run)
     assert saved >= 9 and f"step {saved} was saved" in output, output
-    code, after = lab.resume(run)
-    assert code == 0 and f"after step {saved}" in after, after
+    assert f"after step {saved}" in lab.goes_on(output)
     lab.ends_alike(run)
     return Seen("a loader's process killed", 2, said, "last step saved; resumed, identical")
 
@@ -426,8 +442,7 @@ def image_damaged(lab: Lab) -> Seen:
     finally:
         for path, content in good.items():
             path.write_bytes(content)
-    code, after = lab.resume(run)
-    assert code == 0 and "after step 9" in after, after
+    assert "after step 9" in lab.goes_on(output)
     lab.ends_alike(run)
     return Seen("image damaged in an epoch", 2, said, "last step saved; image repaired, resumed, identical")
 
@@ -486,16 +501,16 @@ def small_disk(at: Path, size: str = "4m") -> Iterator[Path | None]:
 
 
 def disk_full(lab: Lab, disk: Path, *, for_ever: bool) -> Seen:
-    """From step 3 on. Either until step 7, or for longer than the run."""
+    """From step 3 on. Either until step 5, or for longer than the run."""
     out = disk / "run"
-    fault = Fill(3, None if for_ever else 7, str(disk))
+    fault = Fill(3, None if for_ever else 5, str(disk))
     _, code, output = lab.train("train.preflight=false", out=str(out), fault=fault)
     return _after_full(lab, out, code, output, disk / "ballast")
 
 
 def files_limited(lab: Lab, *, for_ever: bool) -> Seen:
     out = lab.new()
-    fault = LimitFiles(3, None if for_ever else 7, 2**15)
+    fault = LimitFiles(3, None if for_ever else 5, 2**15)
     run, code, output = lab.train("train.preflight=false", out=out, fault=fault)
     return _after_full(lab, run, code, output, None)
 
@@ -515,3 +530,38 @@ def _after_full(lab: Lab, run: Path, code: int, output: str, ballast: Path | Non
     assert code == 0 and f"after step {saved}" in after, after
     lab.ends_alike(run)
     return Seen("disk full for ever", 2, said, f"step {saved} stayed whole; room made, resumed, identical")
+
+
+# -- ranks -----------------------------------------------------------------------------------------------------------
+
+
+def rank_killed(lab: Lab) -> Seen:
+    """Rank 1 of 2, after some steps, under `--gpus 2 --max-restarts 1`; compared with two ranks left in peace."""
+    line = ["train", "tiny.yaml", *SETTINGS, "train.preflight=false", "--gpus=2", "--max-restarts=1"]
+    peace, hurt = lab.new(), lab.new()
+    process = Training(*line, f"--out={peace}", at=lab.path, fresh=True)
+    assert process.wait() == 0, process.output
+    process = Training(*line, f"--out={hurt}", at=lab.path, fresh=True)
+    end = time.monotonic() + 300
+    while not RunFolder(lab.path / hurt).steps:
+        assert time.monotonic() < end and process.running, process.output
+        time.sleep(0.01)
+    os.kill(_rank(process.pid, 1), signal.SIGKILL)
+    code, output = process.wait(), process.output
+    assert code == 0 and re.search(r"after step \d+", output), f"exit code {code}:\n{output}"
+    mine, other = RunFolder(lab.path / hurt), RunFolder(lab.path / peace)
+    assert mine.last.name == other.last.name == f"step_{STEPS:08d}"
+    same(read_weights(mine.last), read_weights(other.last))
+    same(_state(mine.last), _state(other.last))
+    assert timeless(mine.path) == timeless(other.path)
+    told = next((line for line in output.splitlines() if "a rank was killed" in line), "")
+    assert told, output
+    return Seen("rank killed", code, told, "went on by itself, identical")
+
+
+def _rank(launcher: int, rank: int) -> int:
+    """The process of a rank among the launcher's children."""
+    for child in _children(launcher):
+        if f"\0RANK={rank}\0".encode() in b"\0" + Path(f"/proc/{child}/environ").read_bytes():
+            return child
+    raise AssertionError(f"no rank {rank} below process {launcher}")

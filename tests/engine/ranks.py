@@ -20,7 +20,8 @@ base: {num_queries: 8, encoder_layers: 1, decoder_layers: 1, num_heads: 2, num_p
 backbone: {model: resnet10t, pretrained: false, frozen_stages: -1, options: {channels: [8, 8, 8, 8], stem_width: 8}}
 neck: {dim: 32, num_groups: 4, num_levels: 3}
 data: {augment: null, resize: {size: 128, max_size: 128}, workers: 0}
-train: {epochs: 1, batch_size: 2, milestones: [], device: cpu, threads: 1, log_every: 1, eval_every: 0}
+train:
+  {epochs: 1, batch_size: 2, milestones: [], device: cpu, threads: 1, log_every: 1, eval_every: 0, preflight: false}
 """
 
 

@@ -12,6 +12,7 @@ import torch
 
 from codetr.engine.log import MetricsLog, Window, peak_memory
 from codetr.engine.report import Report
+from codetr.errors import UserError
 
 
 def test_records_come_back_and_a_line_cut_off_is_left_out(tmp_path: Path) -> None:
@@ -154,6 +155,30 @@ def test_after_a_full_disk_the_table_has_every_row(tmp_path: Path, monkeypatch: 
     assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [1, 2, 3]
     assert log.table.path.read_text() == "kind,step\ntrain,1\ntrain,2\ntrain,3\n"
     assert len(said) == 1
+
+
+def test_lines_that_are_lost_end_the_run_unless_something_worse_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl", say=lambda line: None)
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(log, "_write_lines", full)
+    log.append({"kind": "train", "step": 1})
+    log.append({"kind": "train", "step": 2})
+    with pytest.raises(UserError) as caught:
+        log.close()
+    assert str(caught.value) == (
+        f"{log.path}: the last 2 lines could not be written: No space left on device. Make room, and go on with "
+        "--resume from an earlier checkpoint to have them."
+    )
+    with pytest.raises(RuntimeError, match="worse"):
+        try:
+            raise RuntimeError("worse")
+        finally:
+            log.close()
 
 
 def test_memory_of_this_process() -> None:
