@@ -65,7 +65,7 @@ def _faults(lab: Lab) -> dict[str, Callable[[], Seen]]:
 
 
 def _on_small_disk(lab: Lab, *, for_ever: bool) -> Seen:
-    with harm.small_disk(lab.path / f"disk-{for_ever}") as disk:
+    with harm.small_disk(lab.path / ("full-disk" if for_ever else "disk")) as disk:
         if disk is None:
             return Seen("", 0, "", "not done: mounting takes root")
         return harm.disk_full(lab, disk, for_ever=for_ever)

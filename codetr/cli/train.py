@@ -57,6 +57,9 @@ def command(
     Ctrl-C saves and prints the command that goes on. On four GPUs, or from a job of SLURM (codetr launch --help):
 
         codetr train SPEC data=DIR --gpus 4
+
+    Exit codes: 0 done, 2 something to mend (one message says what), 130 and 143 stopped by Ctrl-C and SIGTERM with
+    everything saved, 1 a mistake in codetr, or --verify-resume found a difference.
     """
     if resume and ("=" in resume or resume.endswith((".yaml", ".yml"))):  # `--resume` alone, before another argument
         arguments, resume = (resume, *arguments), NEWEST

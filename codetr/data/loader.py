@@ -110,6 +110,11 @@ class Loader:
             generator=torch.Generator().manual_seed(fetcher.seed),
         )
 
+    @property
+    def workers(self) -> int:
+        """Processes that load images; 0 if the training process does."""
+        return self._batches.num_workers
+
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Chooses the epoch and its first batch to be yielded: resuming there gives exactly the batches that remain."""
         self._plan.set_epoch(epoch, start_batch)

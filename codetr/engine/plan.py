@@ -67,6 +67,10 @@ def plan_rows(
         rows["frozen"] = ", ".join(config.freeze)
     if config.ema is not None:
         rows["average"] = f"moving, decay {config.ema.decay:g}"
+    if config.average_last is not None:
+        rows["averaged"] = f"the weights after the last {config.average_last} epochs"
+    if config.early_stopping is not None:
+        rows["stops"] = f"early, after {config.early_stopping.patience} evaluations without a better AP"
     if config.recompute:
         rows["recomputed"] = ", ".join(config.recompute)
     for number, note in enumerate(schedule.notes()):

@@ -5,10 +5,10 @@ Nothing that training depends on is changed: weights, buffers and the states of 
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +19,10 @@ import torch
 from torch import nn
 
 from codetr.data.coco import CocoDataset
+from codetr.data.loader import Loader
 from codetr.engine.config import TrainConfig
 from codetr.engine.distributed import World
+from codetr.engine.loader_speed import loader_speed, speed_line
 from codetr.engine.memory import (
     BatchShape,
     StepMemory,
@@ -48,11 +50,14 @@ class Preflight:
     warnings: tuple[str, ...] = ()
 
 
-def preflight(spec: Spec, data: CocoDataset, ranks: World, *, model: nn.Module, folder: Path) -> Preflight:
+def preflight(
+    spec: Spec, data: CocoDataset, ranks: World, *, model: nn.Module, loader: Loader, folder: Path
+) -> Preflight:
     """Some seconds of checks. To be called by every rank; what it returns is the leader's to show.
 
     model: on its device, ready for training, not yet divided among or copied to other ranks. On a GPU it really runs
-    the largest batch once; elsewhere, and for a model that will be sharded, its memory is estimated.
+    the largest batch, and its time is compared with the loader's; elsewhere, and for a model that will be sharded, its
+    memory is estimated.
     Raises: UserError if the largest batch does not fit on the GPU, or the disk has no room for the run.
     """
     config = spec.train
@@ -63,13 +68,21 @@ def preflight(spec: Spec, data: CocoDataset, ranks: World, *, model: nn.Module, 
         check_room(folder, room_for_run(memory, config))
         rows = memory_rows(memory, shape, config, ranks=ranks.size)
         found = Preflight(rows, (*advice(spec, data), *_tight(memory, shape, config, ranks)))
+    step = None
     if ranks.device.type == "cuda" and config.parallel == "ddp":
         peak = try_step(model, shape, config, device=ranks.device)
+        start = time.perf_counter()  # by now the kernels are compiled
+        try_step(model, shape, config, device=ranks.device)
+        torch.cuda.synchronize(ranks.device)
+        step = time.perf_counter() - start
         if ranks.leads:
             total = torch.cuda.get_device_properties(ranks.device).total_memory
             found.rows["memory"] = (
                 f"{amount(peak)} of {amount(total)}, measured with a batch of {shape}, the largest there can be"
             )
+    speed = loader_speed(loader)
+    if speed is not None:
+        found.rows["loader"] = speed_line(speed, workers=loader.workers, step=step, images=shape.images)
     return found
 
 
@@ -143,13 +156,6 @@ def advice(spec: Spec, data: CocoDataset) -> list[str]:
             "`codetr data check` lists them."
         )
     return lines
-
-
-def workers_needed(*, workers: int, data_seconds: float, seconds_per_step: float) -> int:
-    """Loader processes with which a step would not wait. data_seconds: how long a step waits now, at most its time."""
-    computing = max(seconds_per_step - data_seconds, 1e-3 * seconds_per_step)
-    # Without processes of its own, loading takes all of the time that it waits; with them, all of the step.
-    return max(1, math.ceil(data_seconds / computing if workers == 0 else workers * seconds_per_step / computing))
 
 
 def _tight(memory: StepMemory, shape: BatchShape, config: TrainConfig, ranks: World) -> list[str]:

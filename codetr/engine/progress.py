@@ -12,12 +12,16 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
+from codetr.engine.loader_speed import workers_needed
+
 SLOW_DATA = 0.2
 """Share of a step's time from which on waiting for data is worth a word."""
 
 
 class TrainingProgress:
-    """Shows where a run is. quiet: show nothing (ranks other than the first)."""
+    """Shows where a run is. quiet: show nothing (ranks other than the first). workers: loader processes of a rank."""
+
+    workers = 0
 
     def __init__(self, console: Console, *, epochs: int, quiet: bool = False) -> None:
         self._console, self._epochs, self._quiet, self._total = console, epochs, quiet, 0
@@ -76,9 +80,12 @@ class TrainingProgress:
         if self._lines == 1 or self._warned or share <= SLOW_DATA:
             return
         self._warned = True
+        needed = workers_needed(
+            workers=self.workers, data_seconds=record["data_seconds"], seconds_per_step=record["seconds_per_step"]
+        )
         self.say(
             f"waiting for data: {share:.0%} of the time, so images are read more slowly than they are trained on. "
-            "More loader processes help as long as there are idle CPU cores: data.workers."
+            f"data.workers={needed} would keep up, now it is {self.workers}, if there are as many idle CPU cores."
         )
 
     def _rendered(self) -> Group:

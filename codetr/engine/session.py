@@ -79,7 +79,10 @@ def run_training(
         model, report = _model(spec, data, ranks, resumed=resume is not None)
         evaluate = evaluation(spec, model, data, ranks, progress) if spec.train.eval_every is not None else None
         folder = resume or _folder(ranks, name=name, out=out, again=before)
-        check = preflight(spec, data, ranks, model=model, folder=folder.path) if spec.train.preflight else Preflight()
+        check = Preflight()
+        if spec.train.preflight:
+            check = preflight(spec, data, ranks, model=model, loader=loader, folder=folder.path)
+        progress.workers = loader.workers
         note_launch(folder, ranks)
         trainer = Trainer(
             model,

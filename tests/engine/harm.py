@@ -37,6 +37,7 @@ heads:
 """
 SETTINGS = (
     "data=data",
+    "base.dropout=0.1",
     "train.epochs=2",
     "train.deterministic=true",
     "train.checkpoint_every=2",
@@ -140,7 +141,7 @@ def _install(fault: Fault) -> None:
             fault(done, found)
         return found
 
-    Collaborative.forward = hurt  # type: ignore[method-assign]
+    Collaborative.forward = hurt  # type: ignore[method-assign, assignment]
 
 
 class Lab:

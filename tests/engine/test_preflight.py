@@ -15,11 +15,13 @@ from test_distributed import SPEC, write_data
 from torch import Tensor, nn
 
 from codetr.data.coco import CocoDataset, open_split
+from codetr.data.loader import Loader
 from codetr.engine import preflight as module
 from codetr.engine.config import TrainConfig
 from codetr.engine.distributed import World
+from codetr.engine.inputs import training_loader
 from codetr.engine.memory import BatchShape
-from codetr.engine.preflight import advice, check_room, preflight, try_step, workers_needed
+from codetr.engine.preflight import advice, check_room, preflight, try_step
 from codetr.errors import UserError
 from codetr.models.build import build
 from codetr.spec import Spec, load_spec
@@ -38,6 +40,12 @@ def run(tmp_path: Path) -> tuple[Spec, CocoDataset]:
 
 def changed(spec: Spec, *settings: str) -> Spec:
     return load_spec(spec.model_dump(mode="json"), settings)
+
+
+def loader_of(spec: Spec, data: CocoDataset) -> Loader:
+    """Batches of one image, so that an epoch has several."""
+    train = spec.train.model_copy(update={"batch_size": 1})
+    return training_loader(spec.model_copy(update={"train": train}), data, World(0, 1, CPU))
 
 
 def generators() -> tuple[Any, ...]:
@@ -60,10 +68,13 @@ def test_a_preflight_leaves_no_trace(run: tuple[Spec, CocoDataset], tmp_path: Pa
     spec, data = run
     model = build(spec, 2, pretrained=False).train()
     before, random_before = {k: v.clone() for k, v in model.state_dict().items()}, generators()
-    found = preflight(spec, data, World(0, 1, CPU), model=model, folder=tmp_path / "runs" / "a")
+    found = preflight(
+        spec, data, World(0, 1, CPU), model=model, loader=loader_of(spec, data), folder=tmp_path / "runs" / "a"
+    )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert generators() == random_before
     assert found.rows["memory"].startswith("about ") and "2 x 128 x 128" in found.rows["memory"]
+    assert found.rows["loader"].startswith("about ") and found.rows["loader"].endswith(" images/s")
     assert any("images are few" in line for line in found.warnings)
     assert not (tmp_path / "runs").exists()
 
@@ -90,7 +101,9 @@ def test_too_little_memory_for_the_estimate(
 ) -> None:
     spec, data = run
     monkeypatch.setattr(module, "available_memory", lambda device: 2**20)
-    found = preflight(spec, data, World(0, 1, CPU), model=nn.Linear(1, 1), folder=tmp_path / "run")
+    found = preflight(
+        spec, data, World(0, 1, CPU), model=nn.Linear(1, 1), loader=loader_of(spec, data), folder=tmp_path / "run"
+    )
     assert any("this machine has 1 MB left" in line and "train.accumulate=2" in line for line in found.warnings)
 
 
@@ -131,12 +144,3 @@ def test_classes_without_objects(run: tuple[Spec, CocoDataset], tmp_path: Path) 
     )
     assert other.class_counts() == [2, 0] and other.object_counts() == [1, 1]
     assert any("1 of 2 classes have no object" in line and line.endswith(": dog.") for line in advice(spec, other))
-
-
-@pytest.mark.parametrize(
-    ("workers", "waiting", "expected"),
-    [(4, 0.0, 4), (4, 0.5, 8), (4, 0.75, 16), (0, 0.5, 1), (0, 0.75, 3), (0, 0.1, 1), (2, 1.0, 2000)],
-)
-def test_workers_that_keep_up(workers: int, waiting: float, expected: int) -> None:
-    """Steps of one second. Two processes that feed half of the steps' time must become four."""
-    assert workers_needed(workers=workers, data_seconds=waiting, seconds_per_step=1.0) == expected

@@ -65,8 +65,8 @@ def test_ranks_other_than_the_first_are_quiet() -> None:
 def test_slow_data_are_noticed_once_and_not_by_the_first_line() -> None:
     slow = {**RECORD, "data_seconds": 0.2}
     notice = (
-        "waiting for data: 40% of the time, so images are read more slowly than they are trained on. More loader "
-        "processes help as long as there are idle CPU cores: data.workers."
+        "waiting for data: 40% of the time, so images are read more slowly than they are trained on. "
+        "data.workers=1 would keep up, now it is 0, if there are as many idle CPU cores."
     )
     assert shown(slow, RECORD, RECORD).count(notice) == 0  # 20 % are not more than 20 %
     lines = shown(slow, slow, slow)
