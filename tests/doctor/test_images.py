@@ -62,6 +62,7 @@ def test_the_rate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_both_decoders_give_the_pixels(tmp_path: Path) -> None:
+    pytest.importorskip("simplejpeg")
     (file, *_) = images._written(tmp_path)
     pillow, simple = images._with_pillow(file.read_bytes()), images._with_simplejpeg(file.read_bytes())
     assert pillow.shape == simple.shape == (480, 640, 3)
