@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from codetr.errors import UserError, nearest, suggestion
+from codetr.errors import UserError, nearest
 
 SUFFIX = ".yaml"
 PAPER = "paper"
@@ -93,8 +93,8 @@ def find(name: str) -> Path:
     known = names()
     if plain not in known:
         files = [str(file) for file in Path(name).parent.glob(f"*{SUFFIX}")] if name.endswith(SUFFIX) else []
-        close = nearest(name, files)
-        hint = suggestion(plain, known, kind="names") if close is None else f"did you mean {close!r}?"
+        close = nearest(name, files) or nearest(plain, known)
+        hint = f"did you mean {close!r}?" if close is not None else "`codetr zoo list` prints the names"
         raise UserError(f"no file and no zoo spec is called {name!r}; {hint}")
     return root() / f"{plain}{SUFFIX}"
 

@@ -133,7 +133,8 @@ def test_show_lists_what_is_wrong(spec: str, capsys: pytest.CaptureFixture[str])
 
 def test_show_of_an_unknown_spec(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["zoo", "show", "zzz"]) == 2
-    assert capsys.readouterr().err.startswith("error: no file and no zoo spec is called 'zzz'; ")
+    message = "error: no file and no zoo spec is called 'zzz'; `codetr zoo list` prints the names\n"
+    assert capsys.readouterr().err == message
 
 
 def test_schema_is_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
