@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
 
 from codetr.data.coco import CocoDataset
@@ -76,6 +78,13 @@ def plan_rows(
     for number, note in enumerate(schedule.notes()):
         rows[f"note {number + 1}"] = note
     return rows
+
+
+def eta_row(steps: int, seconds: float | None) -> dict[str, str]:
+    """How long the steps that are left take. seconds: of a step of the largest batch, or None if none was run."""
+    if seconds is None:
+        return {"ETA": "told by the log after the first steps"}
+    return {"ETA": f"at most about {timedelta(seconds=round(steps * seconds))}, without evaluations"}
 
 
 def memory_rows(memory: StepMemory, shape: BatchShape, config: TrainConfig, *, ranks: int) -> dict[str, str]:

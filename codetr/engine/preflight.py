@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +44,11 @@ FEW_IMAGES = 10_000
 
 @dataclass(frozen=True)
 class Preflight:
-    """rows: for the plan. warnings: a sentence each."""
+    """rows: for the plan. warnings: a sentence each. step: seconds of a step of the largest batch, where it was run."""
 
     rows: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    step: float | None = None
 
 
 def preflight(
@@ -83,7 +84,7 @@ def preflight(
     speed = loader_speed(loader)
     if speed is not None:
         found.rows["loader"] = speed_line(speed, workers=loader.workers, step=step, images=shape.images)
-    return found
+    return replace(found, step=None if step is None else step * config.accumulate)
 
 
 def try_step(model: nn.Module, shape: BatchShape, config: TrainConfig, *, device: torch.device) -> int:

@@ -21,7 +21,7 @@ from codetr.engine.freezing import freeze
 from codetr.engine.inputs import evaluation, open_data, require_possible, training_loader
 from codetr.engine.log import MetricsLog
 from codetr.engine.panel import device_line, print_outcome, print_rows
-from codetr.engine.plan import plan_rows
+from codetr.engine.plan import eta_row, plan_rows
 from codetr.engine.preflight import Preflight, preflight
 from codetr.engine.progress import TrainingProgress
 from codetr.engine.run_folder import RunFolder, new_run, step_of
@@ -102,7 +102,8 @@ def run_training(
             progress.say(f"{folder.path}: nothing was saved before the run was cut off. It starts again from step 1.")
         if ranks.leads:
             folder.describe(spec=dump(spec), command=sys.argv)
-            print_rows(console, "plan", _plan(spec, trainer, data, report) | check.rows)
+            rows = _plan(spec, trainer, data, report) | check.rows
+            print_rows(console, "plan", rows | eta_row(trainer.steps_left, check.step))
             for warning in check.warnings:
                 progress.say(f"warning: {warning}")
             if report is not None:

@@ -93,6 +93,10 @@ class Trainer:
             progress=progress,
         )
 
+    @property
+    def steps_left(self) -> int:
+        return self.schedule.total_steps - self.step
+
     def resume(self, checkpoint: Path | None = None) -> None:
         """Continue exactly where a checkpoint was written, the run's newest unless another is given.
 

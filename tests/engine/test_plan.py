@@ -12,7 +12,7 @@ from test_distributed import SPEC, write_data
 from codetr.engine.config import TrainConfig
 from codetr.engine.dry_run import dry_run
 from codetr.engine.memory import BatchShape, StepMemory
-from codetr.engine.plan import memory_rows, piece_size, room_for_run
+from codetr.engine.plan import eta_row, memory_rows, piece_size, room_for_run
 from codetr.errors import UserError
 from codetr.spec import load_spec
 
@@ -77,3 +77,8 @@ def test_a_dry_run_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tiny.yaml"]
     with pytest.raises(UserError, match="use 3 or 6"):
         dry_run(spec, ranks=3, console=Console(file=text))
+
+
+def test_the_time_that_is_left() -> None:
+    assert eta_row(7200, 0.5) == {"ETA": "at most about 1:00:00, without evaluations"}
+    assert eta_row(7200, None) == {"ETA": "told by the log after the first steps"}
