@@ -86,10 +86,10 @@ def _kills(lab: Lab, count: int, seed: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for fresh, share in ((True, count // FRESH), (False, count - count // FRESH)):
         for moment in harm.moments(lab, share, seed=seed, fresh=fresh):
-            entry = {"fresh": fresh, "seconds": round(moment, 3), "workers": 2 * (len(found) % 2)}
+            entry = {"fresh": fresh, "drawn": round(moment, 3), "workers": 2 * (len(found) % 2)}
             try:
                 seen = harm.killed(lab, moment=moment, workers=2 * (len(found) % 2), fresh=fresh)
-                entry |= {"fault": seen.fault, "passed": True}
+                entry |= {"fault": seen.fault, "passed": True, "outcome": seen.outcome}
             except AssertionError as error:
                 entry |= {"fault": "kill -9", "passed": False, "message": str(error)}
             print(f"{len(found) + 1}/{count} {entry}", flush=True)

@@ -235,7 +235,10 @@ def message(output: str) -> str:
 
 
 def killed(lab: Lab, *, moment: float, workers: int, fresh: bool = False) -> Seen:
-    """So many seconds after the run's folder was made, or if `fresh` after the process was; resumed until it ends."""
+    """So many seconds after the run's folder was made, or if `fresh` after the process was; resumed until it ends.
+
+    Earlier, if the run has ended by then: a kill that hits nothing is none.
+    """
     out, settings = lab.new(), (f"data.workers={workers}", f"train.preflight={fresh}")
     run = lab.path / out
     process = lab.start(out, *settings, fresh=fresh)
@@ -243,17 +246,21 @@ def killed(lab: Lab, *, moment: float, workers: int, fresh: bool = False) -> See
         _until_made(run)
     time.sleep(moment)
     process.kill()
-    phase = _phase(run) if process.wait() else "finished before"
+    code = process.wait()
+    if code == 0:  # it was faster than expected, and has ended by itself
+        return killed(lab, moment=0.7 * moment, workers=workers, fresh=fresh)
+    assert code == -signal.SIGKILL, process.output
+    phase = _phase(run)
     saved = last_step(run)
     if (run / "spec.yaml").is_file():
-        code, output = lab.resume(out, fresh=fresh)
+        ended, output = lab.resume(out, fresh=fresh)
     else:  # the command has not come so far: it is given again
         again = lab.start(out, *settings, fresh=fresh)
-        code, output = again.wait(), again.output
-    assert code == 0, output
+        ended, output = again.wait(), again.output
+    assert ended == 0, output
     assert not saved or f"after step {saved}" in output, output
     lab.ends_alike(run)
-    return Seen(f"kill -9 {phase}", -9, "", "resumed, identical")
+    return Seen(f"kill -9 {phase}", code, "", f"killed after {moment:.3f} s; resumed, identical")
 
 
 def _until_made(run: Path) -> None:

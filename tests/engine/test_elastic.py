@@ -98,7 +98,7 @@ def test_a_run_goes_on_after_a_rank_was_killed(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "died").exists()
     assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["tiny"]
-    # The leader may still have saved step 5 itself when the other rank was gone.
     assert "a rank was killed or failed, so that all ranks were started again (restart 1 of 1)." in done.stdout
+    # The leader may still have saved step 5 itself when the other rank was gone.
     assert re.search(r"after step [45]\b", done.stdout) and done.stdout.count("step 6/6") == 1
     assert [record["step"] for record in records(tmp_path / "runs" / "tiny")] == [1, 2, 3, 4, 5, 6]
