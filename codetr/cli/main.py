@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 import click
 
-from codetr.errors import Notice, UserError, suggestion
+from codetr.cli.lazy import USER_ERROR, Failure, LazyGroup
+from codetr.errors import Notice, UserError
 
 COMMANDS = {
     "train": ("codetr.cli.train", "Train a spec; --resume continues a run."),
@@ -20,15 +20,14 @@ COMMANDS = {
     "predict": ("codetr.cli.predict", "Detect objects in images and draw them."),
     "wrap": ("codetr.cli.wrap", "Put auxiliary heads around a detector and write the spec."),
     "inspect": ("codetr.cli.inspect", "See what each head calls positive in an image."),
-    "data": ("codetr.cli.data", "Check a data set, or make a synthetic one."),
+    "data": ("codetr.cli.data", "Check, look at, convert, pack or make data sets."),
     "zoo": ("codetr.cli.zoo", "List the shipped specs, show what one resolves to."),
     "convert": ("codetr.cli.convert", "Convert published weights to safetensors."),
     "doctor": ("codetr.cli.doctor", "Check this machine and installation; say how to mend them."),
-    "bench": ("codetr.cli.bench", "Benchmark the kernels and a training step."),
+    "bench": ("codetr.cli.bench", "Benchmark kernels, steps, loading and evaluation."),
 }
 """Each command's module, which calls it `command`, and its line in the menu."""
 
-USER_ERROR = 2
 INTERRUPTED = 130
 
 MENU = """\b
@@ -39,34 +38,10 @@ Start here:
 """
 
 
-class Failure(click.ClickException):
-    """An error of the user: the message alone, exit code 2."""
+class Menu(LazyGroup):
+    """The commands of codetr; an error of the user is shown as its message alone."""
 
-    exit_code = USER_ERROR
-
-
-class Menu(click.Group):
-    """A group that knows its commands by module, and imports one only to run it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(COMMANDS[name][0]).command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise Failure(f"no command is called {args[0]!r}; {suggestion(args[0], COMMANDS, kind='commands')}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+    modules: ClassVar = COMMANDS
 
     def invoke(self, ctx: click.Context) -> object:
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from codetr.config import Section
-
-Pixels = Annotated[int, Field(gt=0)]
+from codetr.data.augment_config import Augment, Pixels
+from codetr.data.sampling_config import FederatedClasses, RepeatFactor
 
 
 class Split(Section):
@@ -17,51 +17,6 @@ class Split(Section):
 
     annotations: Path | None = None
     images: Path | None = None
-
-
-class Crop(Section):
-    """The second branch of the DETR recipe: resize, crop, then resize as the first branch does.
-
-    probability: how often this branch is taken. scales, max_size: short sides and longest side before the crop, in
-    pixels. low, high: height and width of the crop are each a uniform integer in [min(side, low), min(side, high)].
-    """
-
-    probability: float = Field(0.5, ge=0, le=1)
-    scales: tuple[Pixels, ...] = Field((400, 500, 600), min_length=1)
-    max_size: int = Field(4200, gt=0)
-    low: int = Field(384, gt=0)
-    high: int = Field(600, gt=0)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Crop:
-        if self.low > self.high:
-            raise ValueError(f"low ({self.low}) must not exceed high ({self.high})")
-        return self
-
-
-class Color(Section):
-    """Jitter of brightness, contrast and saturation (factor in [1 - x, 1 + x]) and of hue (shift in [-x, x])."""
-
-    probability: float = Field(0.8, ge=0, le=1)
-    brightness: float = Field(0.2, ge=0)
-    contrast: float = Field(0.2, ge=0)
-    saturation: float = Field(0.2, ge=0)
-    hue: float = Field(0.0, ge=0, le=0.5)
-
-
-class Augment(Section):
-    """Augmentation of training images; the defaults are the DETR recipe.
-
-    scales: short side in pixels, one drawn for each image. max_size: longest side in pixels.
-    flip, vertical_flip: probabilities. crop, color: null leaves them out.
-    """
-
-    scales: tuple[Pixels, ...] = Field(tuple(range(480, 801, 32)), min_length=1)
-    max_size: int = Field(1333, gt=0)
-    crop: Crop | None = Crop()
-    flip: float = Field(0.5, ge=0, le=1)
-    vertical_flip: float = Field(0.0, ge=0, le=1)
-    color: Color | None = None
 
 
 class Resize(Section):
@@ -98,6 +53,8 @@ class DataConfig(Section):
     group_by_shape: images of a batch have a similar aspect ratio, so that little of it is padding.
     pad_multiple: pad height and width of a batch to multiples of so many pixels, so that there are few shapes; or null.
     drop_last: leave out the images that do not fill the last batch of a training epoch.
+    repeat: images of rare classes come several times in an epoch. federated: the classes of an image whose class loss
+    counts, for a base or head with `federated: true`.
     """
 
     dir: Path | None = None
@@ -112,6 +69,8 @@ class DataConfig(Section):
     group_by_shape: bool = True
     pad_multiple: Pixels | None = None
     drop_last: bool = True
+    repeat: RepeatFactor | None = None
+    federated: FederatedClasses | None = None
 
     @model_validator(mode="after")
     def _has_a_place(self) -> DataConfig:

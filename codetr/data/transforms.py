@@ -16,8 +16,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from codetr.data.augment_config import Augment, Color, Crop
 from codetr.data.coco import Sample
-from codetr.data.config import Augment, Color, Crop, DataConfig, Resize
+from codetr.data.config import DataConfig, Resize
 from codetr.data.layout import SplitName
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

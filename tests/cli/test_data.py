@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from codetr.cli.data import printable
+from codetr.cli.data_check import printable
 from codetr.cli.main import main
 
 

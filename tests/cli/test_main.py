@@ -85,7 +85,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
         raise errors[0]
 
     monkeypatch.setitem(sys.modules, "codetr_failing", SimpleNamespace(command=command))
-    monkeypatch.setattr(menu, "COMMANDS", {"fail": ("codetr_failing", "Fail.")})
+    monkeypatch.setattr(menu.Menu, "modules", {"fail": ("codetr_failing", "Fail.")})
     return errors
 
 
@@ -114,7 +114,7 @@ def test_a_notice_is_its_text_and_another_warning_keeps_its_place(
         warnings.warn("a library says so", RuntimeWarning, stacklevel=1)
 
     monkeypatch.setitem(sys.modules, "codetr_warning", SimpleNamespace(command=command))
-    monkeypatch.setattr(menu, "COMMANDS", {"warn": ("codetr_warning", "Warn.")})
+    monkeypatch.setattr(menu.Menu, "modules", {"warn": ("codetr_warning", "Warn.")})
     before = warnings.showwarning
     with warnings.catch_warnings():
         warnings.simplefilter("default")

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from codetr.data.config import Augment, Crop, DataConfig, Synthetic
+from codetr.data.augment_config import Augment, Crop
+from codetr.data.config import DataConfig, Synthetic
 
 
 def test_null_leaves_parts_out() -> None:

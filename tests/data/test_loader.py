@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from codetr.data.augment_config import Augment, Crop
 from codetr.data.batches import sample_seed
 from codetr.data.coco import CocoDataset, Sample, open_split
 from codetr.data.collate import collate
-from codetr.data.config import Augment, Crop, DataConfig, Resize
+from codetr.data.config import DataConfig, Resize
 from codetr.data.layout import SplitName
 from codetr.data.loader import Loader, SkippedImage, build_loader
 from codetr.errors import UserError

@@ -8,8 +8,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from codetr.data.augment_config import Augment, Color, Crop
 from codetr.data.coco import Sample
-from codetr.data.config import Augment, Color, Crop, DataConfig, Resize
+from codetr.data.config import DataConfig, Resize
 from codetr.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -10,8 +10,9 @@ import torch
 from test_distributed import SPEC, write_data
 from torch import Tensor, nn
 
+from codetr.data.augment_config import Augment, Crop
 from codetr.data.coco import CocoDataset, open_split
-from codetr.data.config import Augment, Crop, DataConfig, Resize
+from codetr.data.config import DataConfig, Resize
 from codetr.engine.config import EmaConfig, TrainConfig
 from codetr.engine.memory import BatchShape, StepMemory, amount, example_batch, largest_batch, step_memory
 from codetr.engine.plan import planned_model
