@@ -20,7 +20,10 @@ class Failure(click.ClickException):
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by module. modules: of each, the module, which calls it `command`, and its line."""
+    """A group that knows its commands by module.
+
+    modules: of each command, the module, which calls it `command`, and its line in the help.
+    """
 
     modules: ClassVar[Mapping[str, tuple[str, str]]]
 
