@@ -59,6 +59,7 @@ class Keeper:
         """Begin to write a checkpoint, if this step has none. To be called by every rank."""
         if self._saved == step:
             return
+        is_first = self._saved < 0
         if self._checkpoints is None:
             self._checkpoints = Checkpoints(
                 self._folder,
@@ -71,6 +72,8 @@ class Keeper:
             self._learner.weights(), self._meta.at(step), state=self._learner.state(), keep_too=self._averaged
         )
         self._saved = step
+        if is_first:  # `best` may be saved next, and a run that is killed with that alone could not go on
+            self._checkpoints.wait()
 
     def finish(self) -> None:
         """Until all is on disk. Raises: NotSaved, on every rank, if the newest checkpoint could not be written."""

@@ -62,11 +62,12 @@ class RunFolder:
         Raises: UserError if the folder cannot be made.
         """
         try:
-            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(self.spec, spec)  # first: with it the folder is a run, and without it as good as empty
+            (self.path / "checkpoints").mkdir(exist_ok=True)
         except OSError as error:
             hint = "name another folder with --out"
             raise UserError(f"{self.path}: the run's folder cannot be made ({error.strerror}); {hint}") from error
-        write_text(self.spec, spec)
         write_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
         with (self.path / "command.txt").open("a", encoding="utf-8") as file:
             file.write(shlex.join(command) + "\n")
@@ -86,7 +87,7 @@ def new_run(name: str, *, out: Path | None = None) -> RunFolder:
         taken = [folder.name for folder in RUNS.glob(f"{name}*")]
         number = next(n for n in range(1, len(taken) + 2) if _numbered(name, n) not in taken)
         out = RUNS / _numbered(name, number)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(not entry.name.startswith(".") for entry in out.iterdir())):
         raise UserError(
             f"--out {out}: there is something here already. Name another folder, or continue the run in it: "
             f"codetr train --resume {out}"

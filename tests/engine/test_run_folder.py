@@ -52,6 +52,8 @@ def test_out_must_be_free() -> None:
     assert new_run("tiny", out=Path("mine")).path == Path("mine")
     Path("mine").mkdir()
     assert new_run("tiny", out=Path("mine")).path == Path("mine")
+    Path("mine", ".spec.yaml.writing").touch()  # of a run that was killed in its first moment
+    assert new_run("tiny", out=Path("mine")).path == Path("mine")
     Path("mine", "file").touch()
     with pytest.raises(UserError, match=r"--out mine: .*codetr train --resume mine"):
         new_run("tiny", out=Path("mine"))

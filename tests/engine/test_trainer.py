@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from codetr.engine import checkpoints
 from codetr.engine.checkpoint import read_meta, read_weights, state_folder
 from codetr.engine.config import EmaConfig, ParameterGroup, TrainConfig
 from codetr.engine.report import NonFinite
@@ -142,6 +144,27 @@ def test_a_signal_saves_the_step_and_stops(toy: Any, name: str) -> None:
     assert (outcome.step, outcome.signal, outcome.finished) == (6, number, False)
     assert read_meta(toy.folder.last).step == 6
     assert signal.getsignal(number) is before
+
+
+def test_the_first_checkpoint_is_whole_before_an_evaluation_may_save_the_best(
+    toy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed with `best` alone could not go on."""
+    trainer = toy.build(config())
+    write, found = checkpoints.save_checkpoint, []
+
+    def slowly(*args: Any, **kwargs: Any) -> None:
+        time.sleep(0.2)
+        write(*args, **kwargs)
+
+    def evaluate(model: object) -> dict[str, float]:
+        found.append([folder.name for folder in toy.folder.steps])
+        return {"AP": 0.5}
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", slowly)
+    trainer.judge.evaluate = evaluate
+    trainer.run(max_steps=4)
+    assert found == [["step_00000004"]]
 
 
 def test_a_signal_during_evaluation_gives_the_evaluation_up(toy: Any) -> None:
