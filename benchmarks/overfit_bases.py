@@ -100,7 +100,7 @@ def overfit(base: str, heads: bool, batch: Batch, truth: GroundTruth, options: a
         optimizer.step()
         over = (time.perf_counter() - began) / 60 > options.minutes
         if step in (1, options.steps) or step % options.every == 0 or over:
-            figures = evaluate_model(model, [batch], truth=truth, category_ids=truth.category_ids)
+            figures = evaluate_model(model, [batch], truth=truth, category_ids=truth.category_ids)["bbox"]
             curve.append({"step": step, "loss": loss.item(), "AP50": figures.AP50, "AP": figures.AP})
             passed = figures.AP50 > GOAL
         if passed or over:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,9 @@ from codetr.engine.checkpoint import load_weights, read_meta, read_weights
 from codetr.engine.distributed import choose_device
 from codetr.engine.run_folder import find_checkpoint, find_run, run_and_checkpoint
 from codetr.engine.session import RunResult, continued, run_training
-from codetr.evaluation.dataset import elsewhere, evaluate_split
-from codetr.evaluation.figures import CocoFigures
+from codetr.errors import Notice
+from codetr.evaluation.dataset import dataset_named, evaluate_split
+from codetr.evaluation.figures import Figures
 from codetr.models.build import build as build_model
 from codetr.models.collaborative import Collaborative
 from codetr.prediction import Detector, Prediction
@@ -93,34 +95,40 @@ def evaluate(
     dataset: str | Path | None = None,
     branch: str | None = None,
     max_detections: int | None = None,
+    protocol: Literal["auto", "coco", "lvis"] | None = None,
     evaluator: Literal["hotcoco", "pycocotools"] | None = None,
     iou_type: Literal["bbox", "segm"] = "bbox",
+    fixed: bool = False,
     overrides: Sequence[str] = (),
     device: str = "auto",
     start: Callable[[int], Callable[[int], None]] | None = None,
-) -> CocoFigures:
-    """COCO figures of a trained detector on validation images.
+) -> Figures:
+    """Figures of a trained detector on validation images: COCO's, or LVIS's where the annotations are federated.
 
-    source, overrides: as for `load_detector`. dataset: a data set to use instead of the one trained on.
-    branch: `detr`, or the name of a head to evaluate on its own. max_detections, evaluator: instead of the spec's.
-    iou_type: `segm` scores masks, of a head that predicts them.
+    source, overrides: as for `load_detector`. dataset: instead of the one trained on, a folder, or the name of a known
+    data set (coco, lvis, objects365). Other classes than the model's are matched by name; a warning says which are not.
+    branch: `detr`, or the name of a head to evaluate on its own. max_detections, protocol, evaluator: instead of the
+    spec's. iou_type: `segm` scores masks, of a head that predicts them. fixed: fixed AP, for LVIS.
     start: given the number of images, returns what to call with every number of images done.
-    Raises: UserError if there is no such detector, data set or branch, or the classes differ.
+    Raises: UserError if there is no such detector, data set or branch, or no class in common.
     """
     detector = load_detector(source, overrides=overrides, device=device)
     spec = detector.spec
-    changes = {"branch": branch, "max_detections": max_detections, "evaluator": evaluator}
-    figures = evaluate_split(
+    changes = {"branch": branch, "max_detections": max_detections, "protocol": protocol, "evaluator": evaluator}
+    found = evaluate_split(
         detector.model,
         classes=detector.classes,
         category_ids=detector.category_ids,
-        data=spec.data if dataset is None else elsewhere(spec.data, Path(dataset)),
+        data=spec.data if dataset is None else dataset_named(spec.data, dataset),
         settings=spec.eval.model_copy(update={key: value for key, value in changes.items() if value is not None}),
         iou_type=iou_type,
+        fixed=fixed,
         device=detector.device,
         start=start,
     )
-    return figures[iou_type]
+    if not found.classes.complete:
+        warnings.warn("; ".join(found.classes.describe()), Notice, stacklevel=2)
+    return found.figures[iou_type]
 
 
 def _run_or_file(source: str | Path | None) -> Path | None:

@@ -55,6 +55,8 @@ class Targets:
     mask_crops: (B, G, A, A) uint8 or None: the share of the object in each cell of its box, 255 = all of it.
     ignore_boxes, ignore_valid: (B, I, 4) and (B, I), crowd regions, never a target; I may be 0.
     seeds: (B,) int64, or None: what all random draws about an image in this epoch follow from (`ops.draws`).
+    counted_classes: (B, K) bool, or None (all): the classes of an image that a federated class loss is about, its own
+    among them.
     """
 
     boxes: Tensor
@@ -65,6 +67,7 @@ class Targets:
     ignore_boxes: Tensor | None = None
     ignore_valid: Tensor | None = None
     seeds: Tensor | None = None
+    counted_classes: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from PIL import Image
 
 from codetr.api import evaluate, load_detector, train
 from codetr.cli.main import main
+from codetr.data.sheet import class_colour
 from codetr.data.synthetic import generate
 from codetr.engine.session import RunResult
 from codetr.errors import UserError
 from codetr.evaluation.results import read_results
 from codetr.models.heads.mask_rcnn import MaskRCNN
-from codetr.pictures import class_colour
 from codetr.spec import load_spec
 from codetr.wrap import wrap_spec
 
@@ -110,7 +110,7 @@ def test_a_prediction_has_masks_in_pixels_of_its_picture(run: RunResult) -> None
     detector = load_detector(run.path, device="cpu")
     picture = np.random.default_rng(0).integers(0, 256, (50, 90, 3)).astype(np.uint8)
     prediction = detector.predict(picture, score=0.0)
-    masks, boxes = prediction.detections.masks, prediction.detections.boxes
+    masks, boxes = prediction.masks, prediction.detections.boxes
     assert masks is not None and masks.shape == (10, 50, 90)
     for mask, box in zip(masks, boxes.tolist(), strict=True):  # no pixel outside of the box
         rows, columns = mask.nonzero(as_tuple=True)

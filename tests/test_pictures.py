@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from codetr.pictures import _chip_place, _overlap, class_colour, contact_sheet, draw_detections
+from codetr.data.sheet import class_colour
+from codetr.pictures import draw_detections
 from codetr.structures import Detections
 
 GREY = (90, 90, 90)
@@ -45,11 +46,6 @@ def test_outer_edge_of_the_outline_is_the_box() -> None:
     assert np.flatnonzero(middle)[0] == 200
 
 
-def test_each_class_has_one_colour_and_the_nearest_21_differ() -> None:
-    assert len({class_colour(label) for label in range(21)}) == 21
-    assert class_colour(3) == class_colour(24)
-
-
 def test_small_image_is_enlarged_by_a_whole_factor() -> None:
     drawn = draw_detections(Image.new("L", (100, 60), 90), detections(([20.0, 20.0, 80.0, 50.0], 0.9, 0)), ["cat"])
     assert drawn.size == (500, 300) and drawn.mode == "RGB"
@@ -66,24 +62,6 @@ def test_boxes_at_and_beyond_the_border_are_drawn_with_their_labels(box: list[fl
     drawn = draw_detections(image, detections((box, 0.5, 0)), ["a rather long class name"])
     label = (pixels(drawn) != GREY).any(axis=2).sum()
     assert drawn.size == (640, 480) and label > 1500  # the label alone covers over 100 x 15 pixels
-
-
-def test_label_stays_in_the_picture_and_off_other_labels() -> None:
-    size = (200, 100)
-    corner = _chip_place((150, 0, 199, 40), (80, 15), size, [])
-    assert corner[0] >= 0 and corner[1] >= 0 and corner[2] < 200 and corner[3] < 100
-    free = _chip_place((50, 50, 120, 90), (60, 15), size, [])
-    assert free == (50, 35, 109, 49)  # directly above the box
-    assert _chip_place((50, 50, 120, 90), (60, 15), size, [(45, 30, 110, 49)])[1] > 49
-    crowded: list[tuple[int, int, int, int]] = []
-    for _ in range(4):
-        crowded.append(_chip_place((50, 50, 120, 90), (60, 12), size, crowded))
-    assert all(_overlap(a, b) == 0 for i, a in enumerate(crowded) for b in crowded[i + 1 :])
-
-
-def test_overlap() -> None:
-    assert _overlap((0, 0, 9, 9), (5, 8, 20, 20)) == 5 * 2
-    assert _overlap((0, 0, 9, 9), (10, 0, 20, 9)) == 0
 
 
 def test_mask_is_blended_where_it_is_true() -> None:
@@ -111,26 +89,6 @@ def test_targets_stand_on_the_left_without_scores() -> None:
     assert pair.width == 2 * 640 + 6 and pair.height > 480
     columns = np.nonzero(is_colour(pair, class_colour(0)))[1]
     assert columns.size and columns.max() < 640
-
-
-def test_contact_sheet_holds_every_image_in_order() -> None:
-    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
-    sheet = contact_sheet([Image.new("RGB", (100, 50), colour) for colour in colours], 2)
-    assert sheet.size == (2 * 102 + 2, 2 * 52 + 2)
-    for colour, (left, top) in zip(colours, [(2, 2), (104, 2), (2, 54)], strict=True):
-        rows, columns = np.nonzero(is_colour(sheet, colour))
-        assert (columns.min(), rows.min(), columns.max(), rows.max()) == (left, top, left + 99, top + 49)
-
-
-def test_contact_sheet_shrinks_and_centres() -> None:
-    wide, tall = Image.new("RGB", (400, 200), (200, 0, 0)), Image.new("RGB", (50, 100), (0, 200, 0))
-    sheet = contact_sheet([wide, tall], 5, cell=100)
-    assert wide.size == (400, 200)
-    assert sheet.size == (2 * 102 + 2, 104)
-    assert is_colour(sheet, (200, 0, 0)).sum() == 100 * 50
-    assert np.nonzero(is_colour(sheet, (0, 200, 0)))[1].min() == 104 + 25
-    with pytest.raises(ValueError, match="0 images"):
-        contact_sheet([], 3)
 
 
 def test_real_photograph(shared: Path) -> None:

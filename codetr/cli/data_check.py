@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from codetr.cli.bar import progress_bar
+from codetr.cli.text import printable
 from codetr.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def command(
 ) -> None:
     """Find what is wrong with the data set in DIR, by file and annotation id.
 
-    DIR holds images/ and annotations/instances_{train,val}.json, or COCO's own layout. The exit code is 2 if there are
-    errors, and 0 for notes alone. --fix writes a data folder without the errors (images are hard links where possible),
-    and then the exit code is 2 only for errors that remain in it; DIR itself is never changed.
+    DIR may have any layout that `codetr data convert` reads. The exit code is 2 if there are errors, and 0 for notes
+    alone. --fix writes a data folder in COCO's format without the errors, mended where that is possible (images are
+    hard links where possible), and then the exit code is 2 only for errors that remain in it; DIR is never changed.
     """
     from codetr.data.check import check_folder, check_split
 
@@ -88,6 +89,8 @@ def _show(reports: Sequence[Report], examples: int) -> None:
         counts = f"{len(file.images)} images, {len(file.annotations)} annotations, {len(file.categories)} categories"
         line = f"{report.split}: {printable(str(file.path))}: {counts}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for note in file.notes:
+            console.print(f"  {printable(note)}", markup=False, highlight=False, soft_wrap=True)
         if report.findings:
             console.print(_table(report, examples))
     errors = sum(report.count("error") for report in reports)
@@ -115,11 +118,6 @@ def _table(report: Report, examples: int) -> Table:
 
 def _example(finding: Finding, kind: Kind) -> str:
     return f"{finding.place()}: {finding.detail}" if finding.detail else finding.place()
-
-
-def printable(text: str) -> str:
-    """Text from a file without the control characters that would drive the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _write_json(reports: Sequence[Report], file: Path) -> None:

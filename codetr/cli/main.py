@@ -11,6 +11,7 @@ from typing import ClassVar, TextIO
 import click
 
 from codetr.cli.lazy import USER_ERROR, Failure, LazyGroup
+from codetr.cli.text import printable
 from codetr.errors import Notice, UserError
 
 COMMANDS = {
@@ -106,14 +107,14 @@ def _show_warning(
 ) -> None:
     """In place of `warnings.showwarning`: a notice without the line of code that gave it."""
     if issubclass(category, Notice):
-        text = f"{click.style('warning:', fg='yellow', bold=True)} {message}"
+        text = f"{click.style('warning:', fg='yellow', bold=True)} {printable(str(message))}"
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line).rstrip("\n")
     click.echo(text, err=True)
 
 
 def _print_error(error: click.ClickException) -> None:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.format_message()}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {printable(error.format_message())}", err=True)
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:
         click.echo(f"{context.get_usage()}\nTry '{context.command_path} --help'.", err=True)

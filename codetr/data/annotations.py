@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from codetr.errors import UserError
 
 Entry = Mapping[str, Any]
+Dialect = Literal["coco", "lvis", "objects365"]
 LISTS = ("images", "annotations", "categories")
 ROUNDING = 0.02  # px; coordinates are commonly written with two decimals
 LIMIT = 1e9  # no image is as large; NaN, infinities and absurd integers all fail the comparison
@@ -20,13 +23,20 @@ LIMIT = 1e9  # no image is as large; NaN, infinities and absurd integers all fai
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """The three lists of a COCO annotation file; `extra` holds its other keys (info, licenses)."""
+    """The three lists of a COCO annotation file, or what a reader of another layout made of it.
+
+    path: the file, or the folder or list of labels, that messages name. extra: the other keys (info, licenses).
+    dialect: the data set whose own fields the entries have: LVIS (`neg_category_ids`, `not_exhaustive_category_ids`,
+    `frequency`) or Objects365 (`isfake`, `isreflected`). notes: what the reader left out or assumed, one sentence each.
+    """
 
     path: Path
     images: list[Entry]
     annotations: list[Entry]
     categories: list[Entry]
     extra: dict[str, Any]
+    dialect: Dialect = "coco"
+    notes: tuple[str, ...] = ()
 
 
 def read_annotations(path: Path) -> AnnotationFile:
@@ -34,17 +44,7 @@ def read_annotations(path: Path) -> AnnotationFile:
 
     Raises: UserError if the file cannot be read, is not JSON, or has not the three lists of objects.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); data.dir or data.*.annotations names it"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file ({error}); a COCO annotation file is JSON in UTF-8") from error
-    except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}:{error.colno}"
-        raise UserError(f"{where}: not valid JSON ({error.msg}); the file may be incomplete") from error
+    content = _read_json(path)
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: a COCO annotation file is an object with {', '.join(LISTS)}; this is a list or a value"
@@ -55,21 +55,78 @@ def read_annotations(path: Path) -> AnnotationFile:
             found = ", ".join(map(repr, content)) or "nothing"
             raise UserError(f"{path}: {name!r} must be a list of objects; the keys found are {found}")
     extra = {key: value for key, value in content.items() if key not in LISTS}
-    return AnnotationFile(path, content["images"], content["annotations"], content["categories"], extra)
+    images, annotations, categories = (content[name] for name in LISTS)
+    return AnnotationFile(path, images, annotations, categories, extra, _dialect(images, annotations, categories))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); data.dir or data.*.annotations names it"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file ({error}); a COCO annotation file is JSON in UTF-8") from error
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty; download or export it again")
+    try:
+        with _no_collection():
+            return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}:{error.lineno}:{error.colno}"
+        raise UserError(f"{where}: not valid JSON ({error.msg}); the file may be incomplete") from error
+    except (RecursionError, ValueError) as error:  # nested without end; an integer of thousands of digits
+        raise UserError(f"{path}: no annotation file ({error})") from error
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without garbage collection, which would visit millions of new objects again and again: half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _dialect(images: list[Entry], annotations: list[Entry], categories: list[Entry]) -> Dialect:
+    """Told by fields and names that no other data set has; a few entries show them."""
+    if any("neg_category_ids" in entry for entry in images[:1]) or any("frequency" in e for e in categories[:1]):
+        return "lvis"
+    named = str(images[0].get("file_name", "")).rpartition("/")[2] if images else ""
+    if named.startswith("objects365_v") or any("isreflected" in entry for entry in annotations[:1]):
+        return "objects365"
+    return "coco"
 
 
 def is_id(value: object) -> bool:
-    """True for an integer; JSON's true and false are none."""
-    return type(value) is int
+    """True for an integer of 64 bits; JSON's true and false are none."""
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def meant_id(value: object) -> int | None:
+    """The id that a text such as "12" stands for, which some exporters write; None for anything else."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 19 else None
+
+
+def id_flaw(key: str, value: object) -> str | None:
+    """What makes an id unusable, or None."""
+    if is_id(value):
+        return None
+    hint = "; `codetr data check DIR --fix OUT` writes numbers for such ids" if meant_id(value) is not None else ""
+    size = " of at most 64 bits" if type(value) is int else ""
+    return f"{key} must be an integer{size}, found {value!r}{hint}"
 
 
 def image_flaw(entry: Entry) -> str | None:
     """What makes an image entry unusable, or None. Width and height are not looked at."""
-    if not is_id(entry.get("id")):
-        return f"id must be an integer, found {entry.get('id')!r}"
-    if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
-        return f"file_name must be a text, found {entry.get('file_name')!r}"
-    return None
+    flaw = id_flaw("id", entry.get("id"))
+    if flaw is None and (not isinstance(entry.get("file_name"), str) or not entry["file_name"]):
+        flaw = f"file_name must be a text, found {entry.get('file_name')!r}"
+    return flaw
 
 
 def stated_size(entry: Entry) -> tuple[int, int] | None:
@@ -82,20 +139,19 @@ def annotation_flaw(entry: Entry) -> str | None:
     """What makes an annotation unusable whatever the other lists say, or None."""
     for key in ("id", "image_id", "category_id"):
         if not is_id(entry.get(key)):
-            return f"{key} must be an integer, found {entry.get(key)!r}"
+            return id_flaw(key, entry.get(key))
     box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         return f"bbox must be four finite numbers [x, y, width, height], found {box!r}"
     return None
 
 
 def category_flaw(entry: Entry) -> str | None:
     """What makes a category unusable, or None."""
-    if not is_id(entry.get("id")):
-        return f"id must be an integer, found {entry.get('id')!r}"
-    if not isinstance(entry.get("name"), str) or not entry["name"]:
-        return f"name must be a text, found {entry.get('name')!r}"
-    return None
+    flaw = id_flaw("id", entry.get("id"))
+    if flaw is None and (not isinstance(entry.get("name"), str) or not entry["name"]):
+        flaw = f"name must be a text, found {entry.get('name')!r}"
+    return flaw
 
 
 def _is_number(value: object) -> bool:

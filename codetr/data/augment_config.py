@@ -63,7 +63,8 @@ class Jitter(Section):
 class CopyPaste(Section):
     """Objects of another image are pasted, with their masks, over those of this one. Needs `jitter` and `data.masks`.
 
-    probability: share of images that are pasted into. max_objects: most objects pasted.
+    probability: share of images that are pasted into. max_objects: most objects pasted; their number is uniform from
+    none to all objects of the other image, or to this.
     """
 
     probability: float = Field(1.0, ge=0, le=1)
@@ -71,13 +72,20 @@ class CopyPaste(Section):
 
 
 class Mosaic(Section):
-    """Four images in the quarters of one. probability: share of images that become one."""
+    """Four images around a random point, before all other augmentation.
+
+    probability: share of images that become one. size: each of the four is resized to fit into a square of so many
+    pixels, and the canvas is twice as wide and high. visible: an object that is cut at the border is dropped if at most
+    this share of its box is left.
+    """
 
     probability: float = Field(0.5, ge=0, le=1)
+    size: int = Field(640, ge=2)
+    visible: float = Field(0.1, ge=0, lt=1)
 
 
 class MixUp(Section):
-    """A weighted mean of two images, with the objects of both.
+    """A weighted mean of two images, with the objects of both, after all other augmentation.
 
     probability: share of images that become one. alpha: the weight is drawn from Beta(alpha, alpha).
     """
@@ -104,3 +112,20 @@ class Augment(Section):
     copy_paste: CopyPaste | None = None
     mosaic: Mosaic | None = None
     mixup: MixUp | None = None
+
+    @model_validator(mode="after")
+    def _without_contradictions(self) -> Augment:
+        if self.copy_paste is not None and self.jitter is None:
+            raise ValueError("copy_paste needs jitter, which brings both images to one size; add jitter: {}")
+        if self.jitter is None:
+            return self
+        fields = type(self).model_fields
+        idle = [
+            name for name in ("scales", "max_size", "crop") if getattr(self, name) not in (fields[name].default, None)
+        ]
+        if idle:
+            raise ValueError(
+                f"jitter takes the place of scales, max_size and crop, so {' and '.join(idle)} would have no effect; "
+                "leave them out (data.augment={jitter: {}} replaces all that a spec has set there)"
+            )
+        return self

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from codetr.data.annotations import Entry, ImageFolder, is_id
-from codetr.data.findings import LEAVE, Finding, ListName, Report
+from codetr.data.annotations import Entry, ImageFolder, is_id, stated_size
+from codetr.data.findings import LEAVE, REMOVED, Finding, ListName, Report
+from codetr.data.turning import turned_back
 from codetr.errors import UserError
 
 
@@ -34,11 +35,11 @@ def write_clean(reports: Sequence[Report], root: Path, out: Path) -> None:
 def _write(reports: Sequence[Report], root: Path, out: Path) -> None:
     for report in reports:
         content = cleaned(report)
-        if not content["images"]:
-            raise UserError(f"--fix {out}: no image of {report.file.path} can be used, so nothing would be left")
-        target = out / _relative(report.file.path, root, Path("annotations", report.file.path.name))
+        for name, one in (("images", "image"), ("categories", "category")):
+            if not content[name]:
+                raise UserError(f"--fix {out}: no {one} of {report.file.path} can be used, so nothing would be left")
+        target, folder = _places(report, root, out)
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = out / _relative(report.images, root, Path("images"))
         _link_images(content["images"], ImageFolder(report.images), folder)
         target.write_text(json.dumps(content), encoding="utf-8")
 
@@ -47,18 +48,21 @@ def cleaned(report: Report) -> dict[str, Any]:
     """The annotation file without its errors: entries mended or dropped as the findings say."""
     images = _mended(report, "images")
     categories = _mended(report, "categories")
-    kept = {entry["id"] for entry in images}
+    sizes = {entry["id"]: stated_size(entry) for entry in images}
+    mended = _mended(report, "annotations")
+    free = max((entry["id"] for entry in mended if is_id(entry["id"])), default=0) + 1
     annotations = []
-    ids = [entry["id"] for entry in report.file.annotations if is_id(entry.get("id"))]
-    free = max(ids, default=0) + 1
-    for entry in _mended(report, "annotations"):
+    for entry in mended:
+        size, orientation = sizes.get(entry["image_id"]), report.turned.get(entry["image_id"])
+        if orientation is not None and size is not None:
+            entry = turned_back(entry, orientation, size)
         entry["image_id"] = report.same_image.get(entry["image_id"], entry["image_id"])
         entry["category_id"] = report.same_category.get(entry["category_id"], entry["category_id"])
         entry.setdefault("iscrowd", 0)
         if entry["id"] is None:
             entry["id"] = free
             free += 1
-        if entry["image_id"] in kept:
+        if entry["image_id"] in sizes:
             annotations.append(entry)
     return {**report.file.extra, "images": images, "annotations": annotations, "categories": categories}
 
@@ -75,7 +79,7 @@ def _mended(report: Report, name: ListName) -> list[dict[str, Any]]:
         repairs = [finding.repair for finding in by_index[index]]
         if None not in repairs:
             changes = {key: value for repair in repairs if repair for key, value in repair.items()}
-            mended.append({**entry, **changes})
+            mended.append({key: value for key, value in {**entry, **changes}.items() if value is not REMOVED})
     return mended
 
 
@@ -93,6 +97,14 @@ def _link_images(images: Sequence[Entry], source: ImageFolder, target: Path) -> 
             os.link(real, place)
         except OSError:  # another file system, or one without hard links
             shutil.copyfile(real, place)
+
+
+def _places(report: Report, root: Path, out: Path) -> tuple[Path, Path]:
+    """Annotation file and image folder of the copy: as they were, and COCO's where there was no JSON file."""
+    if report.file.path.suffix != ".json":
+        return out / "annotations" / f"instances_{report.split}.json", out / "images" / report.split
+    target = out / _relative(report.file.path, root, Path("annotations", report.file.path.name))
+    return target, out / _relative(report.images, root, Path("images"))
 
 
 def _relative(path: Path, root: Path, otherwise: Path) -> Path:

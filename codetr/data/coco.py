@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from codetr.data.annotations import AnnotationFile, ImageFolder, read_annotations
-from codetr.data.config import DataConfig
-from codetr.data.images import BadImage, is_turned, load_image
+from codetr.data.compact import Infos, Rows
+from codetr.data.config import MAX_PIXELS, DataConfig
+from codetr.data.counted_classes import not_exhaustive_labels
+from codetr.data.images import TURNED, BadImage, decode, image_size, orientation, read_bytes, reduction
 from codetr.data.index import NAMED, read_categories, read_infos, read_table, size_problem
 from codetr.data.layout import SplitName, open_annotations
 from codetr.data.masks import decode_masks
 from codetr.data.prepare import prepare
+from codetr.data.shards import open_shards
 from codetr.errors import UserError
 from codetr.structures import ImageInfo
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and its annotations, not yet batched.
+    """One image and its annotations, not yet batched. A very large image is smaller than `info.size` says already.
 
     image: (3, H, W), uint8 as read, normalised float once transformed. boxes: (G, 4) float, xyxy in pixels of `image`.
     labels: (G,) int64, contiguous. ignore_boxes: (I, 4), crowd regions. masks: (G, H, W) bool, or None.
@@ -38,7 +42,7 @@ class Sample:
 
 
 class CocoDataset(Dataset[Sample]):
-    """An annotation file and its image folder.
+    """An annotation file and its image folder, which may be one of shards.
 
     classes, category_ids: names and ids by contiguous label, in ascending category id. infos: one for each image, in
     the file's order, images without boxes included. dropped, clipped: how many boxes were left out because they are
@@ -48,17 +52,30 @@ class CocoDataset(Dataset[Sample]):
     image or category, an id used twice, a file name that leaves the folder, a missing image file.
     """
 
-    def __init__(self, annotations: Path | AnnotationFile, images: Path, *, masks: bool = False) -> None:
+    def __init__(
+        self,
+        annotations: Path | AnnotationFile,
+        images: Path,
+        *,
+        masks: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         file = annotations if isinstance(annotations, AnnotationFile) else read_annotations(annotations)
         names = read_categories(file)
         self.annotations = file.path
         self.images = images
+        self.max_pixels = max_pixels
         self.category_ids = tuple(names)
         self.classes = tuple(names.values())
-        self.infos = read_infos(file, ImageFolder(images))
-        self._table = read_table(file, self.infos, self.category_ids, masks=masks)
+        self._shards = open_shards(images)
+        infos = read_infos(file, ImageFolder(images) if self._shards is None else self._shards)
+        self.infos = Infos(infos)
+        self._table = read_table(file, infos, self.category_ids, masks=masks)
+        if self._table.segments is not None:
+            self._table = replace(self._table, segments=Rows(self._table.segments))
         self.dropped = self._table.dropped
         self.clipped = self._table.clipped
+        self.not_exhaustive = not_exhaustive_labels(file.images, self.category_ids)
 
     def __len__(self) -> int:
         return len(self.infos)
@@ -66,20 +83,35 @@ class CocoDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """One image, decoded. Raises: BadImage if it is truncated, undecodable, or of another size than stated."""
         info = self.infos[index]
-        image = load_image(Path(info.file))
+        content = self.read(info)
+        pixels = decode(content, Path(info.file), max_pixels=self.max_pixels)
+        image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         size = (image.shape[1], image.shape[2])
-        if size != info.size:
-            turned = size == info.size[::-1] and is_turned(Path(info.file))
-            raise BadImage(size_problem(self.annotations, info, size, is_turned=turned))
+        factor = reduction(info.size, self.max_pixels)
+        if size != (-(-info.size[0] // factor), -(-info.size[1] // factor)):
+            stored = image_size(Path(info.file), content)
+            turned = stored == info.size[::-1] and orientation(content) in TURNED
+            raise BadImage(size_problem(self.annotations, info, stored, is_turned=turned))
         rows = slice(int(self._table.starts[index]), int(self._table.starts[index + 1]))
         crowd = torch.from_numpy(self._table.crowd[rows])
         boxes = torch.from_numpy(self._table.boxes[rows])
+        if size != info.size:
+            boxes = boxes * torch.tensor([size[1] / info.size[1], size[0] / info.size[0]]).repeat(2)
         labels = torch.from_numpy(self._table.labels[rows])
-        return Sample(image, boxes[~crowd], labels[~crowd], boxes[crowd], self._masks(rows, info), info)
+        return Sample(image, boxes[~crowd], labels[~crowd], boxes[crowd], self._masks(rows, info, size), info)
+
+    def read(self, info: ImageInfo) -> bytes:
+        """The bytes of an image file, from its folder or its shard. Raises: BadImage if they cannot be read."""
+        return read_bytes(Path(info.file)) if self._shards is None else self._shards.read(info.file)
+
+    def shard_numbers(self) -> list[int] | None:
+        """The shard of every image, or None if the images are files."""
+        return None if self._shards is None else [self._shards.shard_of(info.file) for info in self.infos]
 
     def aspect_ratios(self) -> list[float]:
         """Width over height of every image."""
-        return [info.size[1] / info.size[0] for info in self.infos]
+        found: list[float] = (self.infos.sizes[:, 1] / self.infos.sizes[:, 0]).tolist()
+        return found
 
     def object_counts(self) -> list[int]:
         """Number of objects of every image, crowd regions left out."""
@@ -93,18 +125,29 @@ class CocoDataset(Dataset[Sample]):
         found: list[int] = np.bincount(self._table.labels[~self._table.crowd], minlength=len(self.classes)).tolist()
         return found
 
-    def _masks(self, rows: slice, info: ImageInfo) -> Tensor | None:
+    def objects(self, index: int) -> tuple[Tensor, Tensor]:
+        """Boxes (G, 4) xyxy in pixels of the file and labels (G,) of an image, crowd regions left out."""
+        rows = slice(int(self._table.starts[index]), int(self._table.starts[index + 1]))
+        keep = ~self._table.crowd[rows]
+        return torch.from_numpy(self._table.boxes[rows][keep]), torch.from_numpy(self._table.labels[rows][keep])
+
+    def image_classes(self) -> list[list[int]]:
+        """The labels of the objects of every image, crowd regions left out."""
+        starts, labels, crowd = self._table.starts.tolist(), self._table.labels, self._table.crowd
+        return [labels[a:b][~crowd[a:b]].tolist() for a, b in pairwise(starts)]
+
+    def _masks(self, rows: slice, info: ImageInfo, size: tuple[int, int]) -> Tensor | None:
         if self._table.segments is None:
             return None
         pairs = zip(self._table.segments[rows], self._table.crowd[rows], strict=True)
-        return decode_masks([segment for segment, is_region in pairs if not is_region], info, self.annotations)
+        return decode_masks([segment for segment, is_region in pairs if not is_region], info, self.annotations, size)
 
 
 def open_split(config: DataConfig, split: SplitName) -> CocoDataset:
     """The data set of a split, rendered first if it is a synthetic one. Raises: UserError if it cannot be used."""
     prepare(config)
     file, images = open_annotations(config, split)
-    return CocoDataset(file, images, masks=config.masks)
+    return CocoDataset(file, images, masks=config.masks, max_pixels=config.max_pixels)
 
 
 def require_same_classes(train: CocoDataset, val: CocoDataset) -> None:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from codetr.data.coco import Sample
+from codetr.data.counted_classes import ClassDraw
 from codetr.ops.masks import CROP_SIDE, crop_masks
 from codetr.structures import Batch, ImageBatch, Targets
 
 
-def collate(samples: Sequence[Sample], *, seeds: Sequence[int] | None = None, pad_multiple: int | None = None) -> Batch:
+def collate(
+    samples: Sequence[Sample],
+    *,
+    seeds: Sequence[int] | None = None,
+    pad_multiple: int | None = None,
+    class_draw: ClassDraw | None = None,
+) -> Batch:
     """Pads images on the right and at the bottom to the largest height and width, and targets to the largest count.
 
-    samples: at least one, transformed (float images). seeds: `Targets.seeds`. pad_multiple: then to the next multiples
-    of so many pixels. Targets are padded to G >= 1, crowd regions to I >= 0.
+    samples: at least one, transformed (float images), or as read (uint8). seeds: `Targets.seeds`. pad_multiple: then to
+    the next multiples of so many pixels. class_draw: of `Targets.counted_classes`; it needs the seeds. Targets are
+    padded to G >= 1, crowd regions to I >= 0.
     """
     step = pad_multiple or 1
     height, width = (math.ceil(max(sample.image.shape[axis] for sample in samples) / step) * step for axis in (-2, -1))
-    pixels = torch.zeros(len(samples), 3, height, width)
+    pixels = torch.zeros(len(samples), 3, height, width, dtype=samples[0].image.dtype)
     padding = torch.ones(len(samples), height, width, dtype=torch.bool)
     for index, sample in enumerate(samples):
         bottom, right = sample.image.shape[-2:]
@@ -29,6 +38,8 @@ def collate(samples: Sequence[Sample], *, seeds: Sequence[int] | None = None, pa
         padding[index, :bottom, :right] = False
     sizes = torch.tensor([sample.image.shape[-2:] for sample in samples], dtype=torch.float32)
     targets = _targets(samples, seeds)
+    if class_draw is not None:
+        targets = replace(targets, counted_classes=_counted_classes(samples, seeds or (), class_draw))
     return Batch(ImageBatch(pixels, padding, sizes), targets, tuple(sample.info for sample in samples))
 
 
@@ -44,6 +55,11 @@ def _targets(samples: Sequence[Sample], seeds: Sequence[int] | None) -> Targets:
     crops = _mask_crops(samples, longest)
     seeded = None if seeds is None else torch.tensor(seeds, dtype=torch.int64)
     return Targets(boxes, labels, valid, counts, crops, ignore_boxes, ignore_valid, seeded)
+
+
+def _counted_classes(samples: Sequence[Sample], seeds: Sequence[int], draw: ClassDraw) -> Tensor:
+    pairs = zip(samples, seeds, strict=True)
+    return torch.stack([draw(sample.labels, seed=seed, image_id=sample.info.image_id) for sample, seed in pairs])
 
 
 def _pad_boxes(boxes: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codetr.data.annotations import (
+    ROUNDING,
     AnnotationFile,
     Entry,
     ImageFolder,
     annotation_flaw,
     category_flaw,
-    clipped,
     image_flaw,
     is_crowd,
-    is_cut,
-    is_empty,
     stated_size,
 )
+from codetr.data.box_order import form_of
+from codetr.data.findings import brief
+from codetr.data.shards import Shards
 from codetr.errors import UserError
 from codetr.structures import ImageInfo
 
+FEWEST_TO_JUDGE = 5  # boxes; fewer may look like another form by chance
 NAMED = 3  # entries that an error names before it counts the rest
-CURE = "`codetr data check` lists every such entry, and its `--fix OUT` writes a copy without them"
+CURE = (
+    "`codetr data check` lists every such entry, and its `--fix OUT` writes a copy in which they are mended or left out"
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,13 @@ class Table:
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     starts: NDArray[np.int64]
-    segments: list[Any] | None
+    segments: Sequence[Any] | None
     dropped: int
     clipped: int
+
+
+def _with_cure(problem: str) -> str:
+    return problem if "--fix" in problem else f"{problem}; {CURE}"
 
 
 def read_categories(file: AnnotationFile) -> dict[int, str]:
@@ -60,23 +67,23 @@ def read_categories(file: AnnotationFile) -> dict[int, str]:
         if problem is None and entry["id"] in names:
             problem = "this id is used twice"
         if problem is not None:
-            raise UserError(f"{file.path}: category id {entry.get('id')}: {problem}")
+            raise UserError(f"{file.path}: category id {entry.get('id')!r}: {problem}")
         names[entry["id"]] = entry["name"]
     return dict(sorted(names.items()))
 
 
-def read_infos(file: AnnotationFile, folder: ImageFolder) -> tuple[ImageInfo, ...]:
+def read_infos(file: AnnotationFile, folder: ImageFolder | Shards) -> tuple[ImageInfo, ...]:
     """The images in the file's order, each found on disk. Raises: UserError if one is missing, or cannot be used."""
     infos: dict[int, ImageInfo] = {}
     missing: list[str] = []
     for entry in file.images:
         problem = _image_problem(entry, infos, folder)
         if problem is not None:
-            raise UserError(f"{file.path}: image id {entry.get('id')}: {problem}; {CURE}")
+            raise UserError(f"{file.path}: image id {entry.get('id')}: {_with_cure(problem)}")
         found = folder.find(entry["file_name"])
         size = stated_size(entry)
         if found is None or size is None:
-            missing.append(f"{entry['file_name']} (image id {entry['id']})")
+            missing.append(f"{brief(entry['file_name'])} (image id {entry['id']})")
         else:
             infos[entry["id"]] = ImageInfo(entry["id"], str(found), size)
     if missing:
@@ -94,54 +101,62 @@ def read_table(file: AnnotationFile, infos: Sequence[ImageInfo], category_ids: S
     """The annotations, grouped by image. Raises: UserError, naming the annotation id, if one cannot be used."""
     positions = {info.image_id: index for index, info in enumerate(infos)}
     labels = {identity: label for label, identity in enumerate(category_ids)}
-    rows: list[list[tuple[float, float, float, float, int, bool]]] = [[] for _ in infos]
-    segments: list[list[Any]] = [[] for _ in infos]
     seen: set[int] = set()
-    cut = dropped = 0
     for entry in file.annotations:
         problem = annotation_flaw(entry) or _misfit(entry, seen, positions, labels, masks=masks)
         if problem is not None:
-            raise UserError(f"{file.path}: annotation id {entry.get('id')}: {problem}; {CURE}")
+            raise UserError(f"{file.path}: annotation id {entry.get('id')}: {_with_cure(problem)}")
         seen.add(entry["id"])
-        index = positions[entry["image_id"]]
-        size = infos[index].size
-        if is_empty(entry["bbox"], size):
-            dropped += 1
-            continue
-        cut += is_cut(entry["bbox"], size)
-        rows[index].append((*clipped(entry["bbox"], size), labels[entry["category_id"]], is_crowd(entry)))
-        segments[index].append(entry.get("segmentation"))
-    kept = [segment for image in segments for segment in image] if masks else None
-    return _table(rows, kept, dropped=dropped, cut=cut)
-
-
-def _table(
-    rows: list[list[tuple[float, float, float, float, int, bool]]],
-    segments: list[Any] | None,
-    *,
-    dropped: int,
-    cut: int,
-) -> Table:
-    flat = [row for image in rows for row in image]
+    image_sizes = np.array([info.size for info in infos], dtype=np.int64).reshape(-1, 2)
+    images = np.array([positions[entry["image_id"]] for entry in file.annotations], dtype=np.int64)
+    boxes = np.array([entry["bbox"] for entry in file.annotations], dtype=np.float64).reshape(-1, 4)
+    sizes = image_sizes[images]
+    _require_pixels(file, boxes, sizes)
+    limits = sizes[:, ::-1]
+    ends = boxes[:, :2] + boxes[:, 2:]
+    corners = np.concatenate([boxes[:, :2], ends], axis=1).clip(0, np.tile(limits, 2))
+    empty = (np.minimum(boxes[:, 2:], corners[:, 2:] - corners[:, :2]) <= 0).any(axis=1)
+    cut = (np.minimum(boxes[:, :2], limits - ends) < -ROUNDING).any(axis=1)
+    order = np.argsort(images, kind="stable")
+    kept = order[~empty[order]]
+    classes = np.array([labels[entry["category_id"]] for entry in file.annotations], dtype=np.int64)
+    crowd = np.array([is_crowd(entry) for entry in file.annotations], dtype=np.bool_)
     return Table(
-        boxes=np.array([row[:4] for row in flat], dtype=np.float32).reshape(-1, 4),
-        labels=np.array([row[4] for row in flat], dtype=np.int64),
-        crowd=np.array([row[5] for row in flat], dtype=np.bool_),
-        starts=np.array([0, *accumulate(len(image) for image in rows)], dtype=np.int64),
-        segments=segments,
-        dropped=dropped,
-        clipped=cut,
+        boxes=corners[kept].astype(np.float32),
+        labels=classes[kept],
+        crowd=crowd[kept],
+        starts=np.searchsorted(images[kept], np.arange(len(infos) + 1)).astype(np.int64),
+        segments=[file.annotations[index].get("segmentation") for index in kept.tolist()] if masks else None,
+        dropped=int(empty.sum()),
+        clipped=int((cut & ~empty).sum()),
     )
 
 
-def _image_problem(entry: Entry, infos: dict[int, ImageInfo], folder: ImageFolder) -> str | None:
+def _require_pixels(file: AnnotationFile, boxes: NDArray[np.float64], sizes: NDArray[np.int64]) -> None:
+    """Raises: UserError if the boxes are of another form, of which clipping would make something wrong."""
+    if len(boxes) < FEWEST_TO_JUDGE:
+        return
+    form = form_of(boxes, sizes, [entry.get("area") for entry in file.annotations])
+    if form != "coco":
+        leaving = int((boxes[:, :2] + boxes[:, 2:] > sizes[:, ::-1]).any(axis=1).sum())
+        seen = {
+            "corners": f"{leaving} leave their images as [x, y, width, height], and all fit as [x1, y1, x2, y2]",
+            "relative": "all are of 0 to 1, as shares of the image; a COCO bbox is in pixels",
+        }[form]
+        raise UserError(
+            f"{file.path}: of {len(boxes)} boxes {seen}; `codetr data check DIR --fix OUT` writes a copy with bbox as "
+            "[x, y, width, height]"
+        )
+
+
+def _image_problem(entry: Entry, infos: dict[int, ImageInfo], folder: ImageFolder | Shards) -> str | None:
     problem = image_flaw(entry)
     if problem is not None:
         return problem
     if entry["id"] in infos:
         return "this id is used twice"
     if stated_size(entry) is None:
-        return "its width and height must be positive integers"
+        return "its width and height must be positive integers (or, where the layout states none, it is no image)"
     if folder.leaves(entry["file_name"]):
         return f"file_name {entry['file_name']!r} leads out of the image folder {folder.root}"
     return None

@@ -1,71 +1,120 @@
-"""Where the annotation file and the image folder of a split lie. Imports no torch.
+"""Where the annotations and the images of a split lie, in whichever layout a data folder has. Imports no torch.
 
-Layouts, in this order:
-- DIR/annotations/instances_{train,val}.json with DIR/images, or DIR/images/{train,val};
-- DIR/annotations/instances_{train,val}2017.json with DIR/{train,val}2017, or DIR/images/{train,val}2017 (COCO's own).
+`LAYOUTS` lists the layouts in the order in which they are tried. The first one that fits both splits is taken, else the
+first that fits one: a folder that holds COCO's JSON files and YOLO labels of the same images is read as COCO.
 """
 
 from __future__ import annotations
 
 import difflib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from codetr.data.annotations import AnnotationFile, read_annotations
+from codetr.data.annotations import AnnotationFile, ImageFolder, read_annotations, stated_size
 from codetr.data.config import DataConfig
-from codetr.errors import UserError
+from codetr.data.formats import json_files, packed, roboflow, voc, yolo
+from codetr.data.formats.found import AnySplit, Found, without_images
+from codetr.data.formats.found import SplitName as SplitName
+from codetr.data.formats.places import as_stated, listing, place_images
+from codetr.data.known import help_for
+from codetr.data.shards import open_shards
+from codetr.errors import Notice, UserError
 
-SplitName = Literal["train", "val"]
 SPLITS: tuple[SplitName, ...] = ("train", "val")
-PROBED = 20  # file names that are looked for when several folders might hold the images
-LISTED = 8  # entries of a folder that an error message shows
+ALL_SPLITS: tuple[AnySplit, ...] = ("train", "val", "test")
 
 
-def find_annotations(config: DataConfig, split: SplitName) -> Path:
-    """The annotation file of a split. Raises: UserError, saying what was looked for and what is there."""
-    given = getattr(config, split).annotations
+@dataclass(frozen=True)
+class Layout:
+    """A way to lay out a data set. find: the split of a folder, if it is there. looked_for: that, in words."""
+
+    name: str
+    find: Callable[[Path, AnySplit], Found | None]
+    looked_for: Callable[[AnySplit], str]
+
+
+def _of_files(name: str, files: Callable[[AnySplit], Sequence[str]]) -> Layout:
+    return Layout(name, json_files.finder(files), lambda split: " or ".join(files(split)))
+
+
+LAYOUTS = (
+    Layout("packed", packed.find, packed.looked_for),
+    _of_files("COCO", json_files.coco_files),
+    _of_files("LVIS", json_files.lvis_files),
+    _of_files("Objects365", json_files.objects365_files),
+    Layout("Roboflow COCO", roboflow.find, lambda split: " or ".join(roboflow.files(split))),
+    Layout("YOLO", yolo.find, yolo.looked_for),
+    Layout("Pascal VOC", voc.find, voc.looked_for),
+)
+
+
+def recognise(root: Path) -> Layout | None:
+    """The layout of a data folder, None if it has none of them. Looks at names alone."""
+    best: tuple[int, Layout | None] = (0, None)
+    for layout in LAYOUTS:
+        count = sum(layout.find(root, split) is not None for split in SPLITS)
+        if count == len(SPLITS):
+            return layout
+        if count > best[0]:
+            best = (count, layout)
+    return best[1]
+
+
+def splits_of(root: Path) -> tuple[AnySplit, ...]:
+    """The splits that a data folder has in its layout, `test` included."""
+    layout = recognise(root)
+    return () if layout is None else tuple(split for split in ALL_SPLITS if layout.find(root, split) is not None)
+
+
+def open_folder(root: Path, split: AnySplit, *, images: Path | None = None) -> tuple[AnnotationFile, Path]:
+    """The annotations of a split of a data folder, and its image folder, which is `images` if that is given.
+
+    Raises: UserError if the folder has no known layout, saying what was looked for, or the split cannot be read.
+    """
+    layout = recognise(root)
+    found = None if layout is None else layout.find(root, split)
+    if found is None:
+        raise UserError(_nothing_found(root, split, layout))
+    return found.read(images)
+
+
+def open_annotations(config: DataConfig, split: SplitName) -> tuple[AnnotationFile, Path]:
+    """The annotations of a split and its image folder, from files that the settings name or from `data.dir`.
+
+    With `on_bad_image: skip` images without a file are left out. What is left out or assumed is said (`Notice`).
+    Raises: UserError.
+    """
+    given: Path | None = getattr(config, split).annotations
+    images = _given_folder(config, split)
     if given is not None:
-        return _given(given, config, f"data.{split}.annotations", is_folder=False)
-    if config.dir is None:
+        path = _given(given, config, f"data.{split}.annotations", is_folder=False)
+        file, folder = place_images(read_annotations(path), config.dir or path.parent, split, given=images)
+    elif config.dir is None:
         raise UserError(
             f"data: no data set is named for {split}; give data=DIR (a folder with images/ and annotations/), "
             f"or data.{split}.annotations and data.{split}.images"
         )
-    candidates = annotation_candidates(config.dir, split)
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise UserError(_nothing_found(config.dir, split, candidates))
+    else:
+        file, folder = open_folder(config.dir, split, images=images)
+    if config.on_bad_image == "skip":
+        file = _without_missing(file, folder)
+    for note in file.notes:
+        warnings.warn(note, Notice, stacklevel=2)
+    return file, folder
 
 
-def open_annotations(config: DataConfig, split: SplitName) -> tuple[AnnotationFile, Path]:
-    """The parsed annotation file of a split and its image folder. Raises: UserError."""
-    path = find_annotations(config, split)
-    file = read_annotations(path)
-    given = getattr(config, split).images
-    if given is not None:
-        return file, _given(given, config, f"data.{split}.images", is_folder=True)
-    root = config.dir if config.dir is not None else path.parent
-    names = [entry["file_name"] for entry in file.images[:PROBED] if isinstance(entry.get("file_name"), str)]
-    return file, _image_folder(root, path, split, names)
+def _without_missing(file: AnnotationFile, folder: Path) -> AnnotationFile:
+    images = open_shards(folder) or ImageFolder(folder)
+    named = [entry for entry in file.images if as_stated(entry) and not images.leaves(entry["file_name"])]
+    gone = [entry["id"] for entry in named if stated_size(entry) is None or images.find(entry["file_name"]) is None]
+    return without_images(file, gone, "whose files are missing or unreadable")
 
 
-def annotation_candidates(root: Path, split: SplitName) -> list[Path]:
-    return [root / "annotations" / f"instances_{split}{year}.json" for year in ("", "2017")]
-
-
-def _image_folder(root: Path, annotations: Path, split: SplitName, names: list[str]) -> Path:
-    images = [root / "images", root / "images" / split]
-    coco = [root / f"{split}2017", root / "images" / f"{split}2017"]
-    candidates = coco + images if annotations.stem.endswith("2017") else images + coco
-    folders = [folder for folder in candidates if folder.is_dir()]
-    if not folders:
-        looked = ", ".join(f"{folder}/" for folder in candidates)
-        raise UserError(
-            f"{annotations}: its images were not found; looked for {looked}; found in {root}: {_listing(root)}; "
-            f"name the folder with data.{split}.images=DIR"
-        )
-    return max(folders, key=lambda folder: sum((folder / name).exists() for name in names))  # the first of equals
+def _given_folder(config: DataConfig, split: SplitName) -> Path | None:
+    given: Path | None = getattr(config, split).images
+    return None if given is None else _given(given, config, f"data.{split}.images", is_folder=True)
 
 
 def _given(path: Path, config: DataConfig, key: str, *, is_folder: bool) -> Path:
@@ -77,24 +126,35 @@ def _given(path: Path, config: DataConfig, key: str, *, is_folder: bool) -> Path
     raise UserError(f"{key}: no {kind} {' or '.join(map(str, tried))}{_nearest(tried[0])}")
 
 
-def _nothing_found(root: Path, split: SplitName, candidates: list[Path]) -> str:
+def _nothing_found(root: Path, split: AnySplit, layout: Layout | None) -> str:
     if not root.exists():
         return f"data.dir: no folder {root}{_nearest(root)}"
     if not root.is_dir():
-        return f"data.dir: {root} is a file, not a folder; for one annotation file use data.{split}.annotations"
-    looked = " or ".join(str(path.relative_to(root)) for path in candidates)
-    text = f"data.dir: no {split} annotations in {root}; looked for {looked}; found there: {_listing(root)}"
+        advice = f"give data={root.parent}" if root.suffix in (".yaml", ".yml") else f"use data.{split}.annotations"
+        return f"data.dir: {root} is a file, not a folder; {advice}"
+    text = f"data.dir: no {split} annotations in {root}"
+    looked = "Looked for\n" + "\n".join(f"  {each.name}: {each.looked_for(split)}" for each in LAYOUTS)
+    if layout is not None:
+        text += f", which is in the {layout.name} layout; looked for {layout.looked_for(split)}"
+        looked = ""
+    advice = help_for(root) or looked
+    return f"{text}; found there: {listing(root)}{_hint(root, split)}" + (f"\n{advice}" if advice else "")
+
+
+def _hint(root: Path, split: AnySplit) -> str:
+    """The end of a message: where else it may be."""
     resolved = root.resolve()
     for other in [resolved.parent, *sorted(path for path in resolved.iterdir() if path.is_dir())]:
-        if any(candidate.is_file() for candidate in annotation_candidates(other, split)):
-            return f"{text}; did you mean data={other}?"
+        layout = recognise(other)
+        if layout is not None and layout.find(other, split) is not None:
+            return f"; did you mean data={other}?"
     found = sorted(path.relative_to(root) for pattern in ("*.json", "*/*.json") for path in root.glob(pattern))
     if not found:
-        return f"{text}. Annotations must be COCO-format JSON"
+        return ""
     names = [str(path) for path in found]
     nearest = difflib.get_close_matches(f"annotations/instances_{split}.json", names, n=1, cutoff=0.0)[0]
     option = "(`codetr data check`: --annotations FILE)"
-    return f"{text}; if {nearest} is the file, say data.{split}.annotations={nearest} {option}"
+    return f"; if {nearest} is the file, say data.{split}.annotations={nearest} {option}"
 
 
 def _nearest(path: Path) -> str:
@@ -102,10 +162,4 @@ def _nearest(path: Path) -> str:
     if not path.parent.is_dir():
         return f" (nor the folder {path.parent})"
     near = difflib.get_close_matches(path.name, [sibling.name for sibling in path.parent.iterdir()], n=1)
-    return f"; did you mean {path.parent / near[0]}?" if near else f"; {path.parent} holds {_listing(path.parent)}"
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return (", ".join(names[:LISTED]) or "nothing") + more
+    return f"; did you mean {path.parent / near[0]}?" if near else f"; {path.parent} holds {listing(path.parent)}"

@@ -27,5 +27,6 @@ def prepare(config: DataConfig, *, progress: Callable[[int, int], None] | None =
         objects=settings.objects,
         clutter=settings.clutter,
         crowds=settings.crowds,
+        long_tail=settings.long_tail,
         progress=progress,
     )

@@ -24,3 +24,24 @@ class FederatedClasses(Section):
 
     classes: int = Field(50, ge=1)
     power: float = Field(0.5, ge=0)
+
+
+class LongTail(Section):
+    """A synthetic set like LVIS v1: many classes, most of them rare, in federated annotations.
+
+    classes: how many; up to a hundred differ in silhouette and colour. exponent: the class of rank n is in a number of
+    images in proportion to n to the power of minus it. least, val_least: images that show the rarest class, as far as
+    there is room. rare, common: a class in at most so many training images is of group r, or else c, or else f. Other
+    limits than LVIS's, 10 and 100, make a small set's tail count as one; its figures are no LVIS figures then.
+    """
+
+    classes: int = Field(1203, ge=1, le=1600)
+    exponent: float = Field(1.5, ge=0)
+    least: int = Field(1, ge=0)
+    val_least: int = Field(1, ge=0)
+    rare: int = Field(10, ge=0)
+    common: int = Field(100, ge=0)
+
+    def group(self, images: int) -> str:
+        """r, c or f of a class in so many training images."""
+        return "r" if images <= self.rare else "c" if images <= self.common else "f"

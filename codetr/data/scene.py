@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, gaussian_filter
 
+from codetr.data.scene_looks import Look
 from codetr.data.scene_shapes import CLASSES, SHAPES, Patch, Pose, Shape, blob, rasterise
 from codetr.data.scene_textures import Floats, background, colour, draw_strokes, pattern, ramp
 
@@ -18,6 +20,7 @@ Mask = NDArray[np.bool_]
 _TAIL = 0.8  # frequency of the n-th class is n ** -0.8: the rarest of ten is 6.3 times rarer than the commonest
 _RADII = (4.0, 0.3)  # smallest radius in pixels, largest as a share of the picture's side
 _MIDDLING = (1.5, 1.3)  # Beta distribution of the logarithm of the radius between those: fewer tiny ones than middling
+_SMALLEST_LOOK = 0.07  # smallest radius as a share of the side where colours and patterns have to show
 _EMPTY = 0.02  # share of pictures without objects
 _TOUCHING = 0.35  # share of objects that are laid onto another one
 _VISIBLE_SHARE, _VISIBLE_PIXELS, _VISIBLE_SIDE = 0.4, 20, 4  # an object that shows less than any of these is left out
@@ -25,7 +28,10 @@ _VISIBLE_SHARE, _VISIBLE_PIXELS, _VISIBLE_SIDE = 0.4, 20, 4  # an object that sh
 
 @dataclass(frozen=True)
 class SceneObject:
-    """An annotated object. label: index into `CLASSES`. mask: (H, W) bool, its visible part, never empty."""
+    """An annotated object.
+
+    label: index into `CLASSES`, or into the looks of the scene's cast. mask: (H, W) bool, its visible part, not empty.
+    """
 
     label: int
     mask: Mask
@@ -42,11 +48,24 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Layer:
-    """Something laid on the table: one object, or all of a crowd."""
+    """Something laid on the table: one object, or all of a crowd. look: None for any colours."""
 
     label: int
     poses: tuple[Pose, ...]
     crowd: bool = False
+    look: Look | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return SHAPES[CLASSES[self.label]] if self.look is None else self.look.shape
+
+
+@dataclass(frozen=True)
+class Cast:
+    """What a scene is to show: labels, each once for each object, as indices into `looks`."""
+
+    labels: Sequence[int]
+    looks: Sequence[Look]
 
 
 @dataclass(frozen=True)
@@ -63,14 +82,16 @@ class _Light:
     depth: float
 
 
-def compose(rng: Generator, size: int, *, objects: tuple[int, int], clutter: float, crowd: bool) -> Scene:
+def compose(
+    rng: Generator, size: int, *, objects: tuple[int, int], clutter: float, crowd: bool, cast: Cast | None = None
+) -> Scene:
     """Lays out and paints one square scene.
 
     size: side in pixels. objects: least and most objects before hidden ones are left out. clutter: amount of strokes
     and blobs that are no objects, 1 is normal. crowd: whether to add a dense cluster of tiny objects of one class,
-    annotated as one region.
+    annotated as one region. cast: its objects, in place of a number of objects of `CLASSES`.
     """
-    layers, seen = _visible(_lay_out(rng, size, objects, crowd), size)
+    layers, seen = _visible(_lay_out(rng, size, objects, crowd, cast), size)
     turn = rng.uniform(0.0, 2.0 * math.pi)
     scale = size**0.5 / 128**0.5
     light = _Light(
@@ -92,12 +113,17 @@ def _labels(rng: Generator, count: int) -> list[int]:
     return [int(k) for k in rng.choice(len(CLASSES), count, p=weights / weights.sum())]
 
 
-def _lay_out(rng: Generator, size: int, objects: tuple[int, int], crowd: bool) -> list[_Layer]:
+def _lay_out(
+    rng: Generator, size: int, objects: tuple[int, int], crowd: bool, cast: Cast | None = None
+) -> list[_Layer]:
     """Layers, the lowest first: mostly the larger ones, so that small objects lie on large ones."""
-    count = 0 if rng.random() < _EMPTY else int(rng.integers(objects[0], objects[1] + 1))
+    if cast is None:
+        count, smallest = 0 if rng.random() < _EMPTY else int(rng.integers(objects[0], objects[1] + 1)), _RADII[0]
+    else:
+        count, smallest = len(cast.labels), max(_RADII[0], _SMALLEST_LOOK * size)
     placed: list[Pose] = []
     for _ in range(count):
-        low, high = _RADII[0], max(_RADII[0], _RADII[1] * size)
+        low, high = smallest, max(smallest, _RADII[1] * size)
         radius = low * (high / low) ** rng.beta(*_MIDDLING)
         x, y = _place(rng, size, radius, placed)
         placed.append(
@@ -111,7 +137,11 @@ def _lay_out(rng: Generator, size: int, objects: tuple[int, int], crowd: bool) -
                 phase=rng.uniform(0.0, 2.0 * math.pi),
             )
         )
-    layers = [_Layer(label, (pose,)) for label, pose in zip(_labels(rng, count), placed, strict=True)]
+    labels = _labels(rng, count) if cast is None else cast.labels
+    layers = [
+        _Layer(label, (pose,), look=None if cast is None else cast.looks[label])
+        for label, pose in zip(labels, placed, strict=True)
+    ]
     order = np.argsort([-pose.radius * rng.uniform(0.6, 1.6) for pose in placed])
     ordered = [layers[i] for i in order]
     if crowd:
@@ -183,7 +213,7 @@ def _silhouette(layer: _Layer, size: int) -> tuple[Mask, int]:
     mask = np.zeros((size, size), dtype=bool)
     total = 0
     for pose in layer.poses:
-        patch = rasterise(SHAPES[CLASSES[layer.label]], pose)
+        patch = rasterise(layer.shape, pose)
         total += int((patch.distance <= 0.0).sum())
         part, where = patch.inside(size, size)
         mask[where] |= part.distance <= 0.0
@@ -219,13 +249,13 @@ def _clutter(rng: Generator, picture: Floats, light: _Light, amount: float) -> F
 
 def _paint_layer(rng: Generator, picture: Floats, layer: _Layer, light: _Light) -> None:
     size = picture.shape[0]
-    shape = SHAPES[CLASSES[layer.label]]
     lead = layer.poses[0]
     rows = slice(max(0, int(lead.y - lead.radius)), min(size, int(lead.y + lead.radius) + 2))
     columns = slice(max(0, int(lead.x - lead.radius)), min(size, int(lead.x + lead.radius) + 2))
     colours = _colours(rng, picture[rows, columns].mean(axis=(0, 1)))
     for pose in layer.poses:
-        _paint(rng, picture, shape, pose, light, colours=colours * np.float32(rng.uniform(0.9, 1.1)))
+        shade = np.float32(rng.uniform(0.9, 1.1))
+        _paint(rng, picture, layer.shape, pose, light, colours=colours * shade, look=layer.look)
 
 
 def _colours(rng: Generator, under: Floats | None) -> Floats:
@@ -243,8 +273,17 @@ def _colours(rng: Generator, under: Floats | None) -> Floats:
     return best
 
 
-def _paint(rng: Generator, picture: Floats, shape: Shape, pose: Pose, light: _Light, *, colours: Floats) -> None:
-    """Paints one surface with its shadow into the picture, in place."""
+def _paint(
+    rng: Generator,
+    picture: Floats,
+    shape: Shape,
+    pose: Pose,
+    light: _Light,
+    *,
+    colours: Floats,
+    look: Look | None = None,
+) -> None:
+    """Paints one surface with its shadow into the picture, in place. colours: not those of a look."""
     size = picture.shape[0]
     softness = min(light.softness, 0.5 * pose.radius)
     patch = rasterise(shape, pose, margin=light.length + 2.0 * softness)
@@ -257,15 +296,18 @@ def _paint(rng: Generator, picture: Floats, shape: Shape, pose: Pose, light: _Li
     rows, columns = part.distance.shape
     top, left = part.top - patch.top, part.left - patch.left
     cut = (slice(top, top + rows), slice(left, left + columns))
-    surface = _surface(rng, patch, pose, light, colours)
+    if look is None:
+        paint = ramp(pattern(rng, patch.u, patch.v, pixels=pose.radius), colours)
+    else:
+        paint = look.paint(rng, patch, pose)
+    surface = _surface(rng, patch, pose, light, paint)
     under = picture[where] * (1.0 - light.depth * shadow[cut])[..., None]
     cover = alpha[cut][..., None]
     picture[where] = under + cover * (surface[cut] - under)
 
 
-def _surface(rng: Generator, patch: Patch, pose: Pose, light: _Light, colours: Floats) -> Floats:
-    """Pattern, relief under the scene's light, gloss and outline of a surface: (h, w, 3)."""
-    paint = ramp(pattern(rng, patch.u, patch.v, pixels=pose.radius), colours)
+def _surface(rng: Generator, patch: Patch, pose: Pose, light: _Light, paint: Floats) -> Floats:
+    """A painted surface with grain, relief under the scene's light, gloss and outline: (h, w, 3)."""
     grain = gaussian_filter(rng.standard_normal(paint.shape[:2], dtype=np.float32), 0.7)
     paint *= (1.0 + rng.uniform(0.0, 0.15) * grain)[..., None]
     depth = -patch.distance

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -23,7 +23,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from codetr.data.scene import Scene, compose
+from codetr.data.long_tail_plan import classes_of, plan
+from codetr.data.sampling_config import LongTail
+from codetr.data.scene import Cast, Scene, compose
 
 Annotation = dict[str, Any]
 _QUALITY = 92
@@ -33,7 +35,8 @@ _QUALITY = 92
 class Job:
     """The pictures `first, first + step, ...` below `count` of one split, and how to make them.
 
-    split: 0 train, 1 val. crowds: share of pictures with a crowd region. files: name pattern of the pictures.
+    split: 0 train, 1 val. crowds: share of pictures with a crowd region. files: name pattern of the pictures, whose
+    numbers follow `offset`. long_tail: the settings of a long-tailed set, or None.
     """
 
     folder: str
@@ -45,6 +48,8 @@ class Job:
     objects: tuple[int, int]
     clutter: float
     crowds: float
+    offset: int = 0
+    long_tail: dict[str, Any] | None = None
     first: int = 0
     step: int = 1
 
@@ -57,14 +62,25 @@ def render(job: Job) -> Iterator[Rendered]:
 
     A picture depends on the seed, the split and its index alone.
     """
+    casts = _casts(job)
     for index in range(job.first, job.count, job.step):
         rng = np.random.default_rng([job.seed, job.split, index])
         # Crowds are spread evenly, not drawn, so that a small split gets its share too.
         crowd = int((index + 1) * job.crowds + 0.5) > int(index * job.crowds + 0.5)
-        scene = compose(rng, job.size, objects=job.objects, clutter=job.clutter, crowd=crowd)
-        path = Path(job.folder, job.files.format(index + 1))
+        scene = compose(rng, job.size, objects=job.objects, clutter=job.clutter, crowd=crowd, cast=casts[index])
+        path = Path(job.folder, job.files.format(job.offset + index + 1))
         Image.fromarray(scene.pixels).save(path, quality=_QUALITY, subsampling=0)
         yield index, annotate(scene)
+
+
+def _casts(job: Job) -> Sequence[Cast | None]:
+    """What each picture of the split shows."""
+    if job.long_tail is None:
+        return [None] * job.count
+    tail = LongTail.model_validate(job.long_tail)
+    shown = plan(tail, pictures=job.count, objects=job.objects, split=job.split, seed=job.seed)
+    looks = classes_of(tail)
+    return [Cast(labels, looks) for labels in shown]
 
 
 def annotate(scene: Scene) -> list[Annotation]:

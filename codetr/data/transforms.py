@@ -1,52 +1,97 @@
-"""The DETR augmentation recipe, on tensors, with torchvision's transforms.
+"""What becomes of a sample before it is batched: the recipes of augmentation, and the resize of evaluation.
 
-Flip; then, with probability 1/2, (a) resize the short side to one of several scales, or else (b) resize it to a smaller
-one, crop, and do (a). The chance of every transform comes from the seed given with the sample, and the global generator
-is left as it was found.
+The DETR recipe: flip; then, with probability 1/2, (a) resize the short side to one of several scales, or else (b)
+resize it to a smaller one, crop, and do (a). Large-scale jitter takes the place of (a) and (b). Mosaic comes before all
+of it, copy-paste and mixup after it. All that is drawn follows from the seed given with the sample, and the global
+generator is left as it was found.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from codetr.data.augment.copy_paste import copy_paste
+from codetr.data.augment.geometry import LargeScaleJitter, RandomSizeCrop, ResizeShortSide, resized
+from codetr.data.augment.mixup import mixup
+from codetr.data.augment.mosaic import mosaic
+from codetr.data.augment.view import View
 from codetr.data.augment_config import Augment, Color, Crop
+from codetr.data.batches import sample_seed
 from codetr.data.coco import Sample
 from codetr.data.config import DataConfig, Resize
 from codetr.data.layout import SplitName
 
+__all__ = ["DetectionTransform", "build_transform", "evaluation_resize", "normalise", "resized"]
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+SEVERAL = -2
+"""What the choice of further images is seeded with, beside the sample's seed."""
+
+LEAST = 0.01  # px; objects of large-scale jitter are dropped below, as published
+ATTEMPTS = 10  # of large-scale jitter, while it loses every object
 
 
 class DetectionTransform:
-    """A torchvision transform applied to a whole sample: boxes, crowd regions and masks follow the pixels.
+    """A transform of one image, with what mixes it with others, and the normalisation by ImageNet's mean and deviation.
 
-    Afterwards boxes are clipped to the image, those without area are dropped with their labels and masks, and the image
-    is normalised by the ImageNet mean and deviation.
+    several: the settings of mosaic, copy-paste and mixup. `companions` tells how many further samples a call needs.
     """
 
-    def __init__(self, transform: v2.Transform) -> None:
-        self.transform = transform
+    def __init__(self, view: View | v2.Transform, several: Augment | None = None) -> None:
+        self.view = view if isinstance(view, View) else View(view)
+        self.several = Augment() if several is None else several
 
-    def __call__(self, sample: Sample, *, seed: int) -> Sample:
-        """The transformed sample; the same seed gives the same result in any process."""
+    def companions(self, seed: int) -> int:
+        """How many other samples of the data set go into the sample with this seed."""
+        makes_mosaic, pastes, mixes = self._choose(seed)
+        return 3 * makes_mosaic + pastes + mixes
+
+    def __call__(self, sample: Sample, others: Sequence[Sample] = (), *, seed: int) -> Sample:
+        """The transformed sample; the same seed gives the same result in any process.
+
+        others: as many as `companions(seed)` tells, as read.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerator
-            tree = self.transform(_to_tree(sample))
-        return _from_tree(tree, sample)
+            sample = self._augmented(sample, iter(others), seed)
+        return replace(sample, image=normalise(sample.image))
+
+    def _augmented(self, sample: Sample, others: Iterator[Sample], seed: int) -> Sample:
+        makes_mosaic, pastes, mixes = self._choose(seed)
+        settings = self.several
+        if makes_mosaic and settings.mosaic is not None:
+            four = [sample, next(others), next(others), next(others)]
+            sample = mosaic(four, size=settings.mosaic.size, visible=settings.mosaic.visible)
+        sample = self.view(sample)
+        if pastes and settings.copy_paste is not None:
+            sample = copy_paste(sample, self.view(next(others)), most=settings.copy_paste.max_objects)
+        if mixes and settings.mixup is not None:
+            sample = mixup(sample, self.view(next(others)), alpha=settings.mixup.alpha)
+        return sample
+
+    def _choose(self, seed: int) -> tuple[bool, bool, bool]:
+        """Whether there is a mosaic, copy-paste, mixup. Drawn apart from the rest: asked before images are read."""
+        settings = (self.several.mosaic, self.several.copy_paste, self.several.mixup)
+        if settings == (None, None, None):
+            return False, False, False
+        draws = torch.rand(3, generator=torch.Generator().manual_seed(sample_seed(seed, 0, SEVERAL))).tolist()
+        first, second, third = (
+            setting is not None and draw < setting.probability for setting, draw in zip(settings, draws, strict=True)
+        )
+        return first, second, third
 
 
 def build_transform(config: DataConfig, split: SplitName) -> DetectionTransform:
     """The recipe for training, the evaluation resize for validation (and for training if `data.augment` is null)."""
     if split == "train" and config.augment is not None:
-        return DetectionTransform(_recipe(config.augment))
+        return DetectionTransform(_recipe(config.augment), config.augment)
     return DetectionTransform(evaluation_resize(config.resize))
 
 
@@ -57,57 +102,21 @@ def evaluation_resize(config: Resize) -> v2.Transform:
 
 def normalise(image: Tensor) -> Tensor:
     """uint8 pixels (3, H, W) to float, by the mean and deviation of ImageNet."""
+    planar = image.contiguous()  # arithmetic on interleaved channels takes three times as long
     return F.normalize(
-        F.to_dtype(image, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True
+        F.to_dtype(planar, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True
     )
 
 
-class ResizeShortSide(v2.Transform):
-    """Resizes the short side to one of `scales`, drawn uniformly, with the long side at `max_size` at most."""
-
-    def __init__(self, scales: tuple[int, ...], max_size: int) -> None:
-        super().__init__()
-        self.scales = scales
-        self.max_size = max_size
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        scale = self.scales[int(torch.randint(len(self.scales), ()))]
-        return {"size": resized(_size(flat_inputs), scale, self.max_size)}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(F.resize, inpt, list(params["size"]), antialias=True)
-
-
-class RandomSizeCrop(v2.Transform):
-    """Crops a window whose height and width are uniform integers in [min(side, low), min(side, high)]."""
-
-    def __init__(self, low: int, high: int) -> None:
-        super().__init__()
-        self.low = low
-        self.high = high
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        sides = _size(flat_inputs)
-        window = [_uniform(min(side, self.low), min(side, self.high)) for side in sides]
-        corner = [_uniform(0, side - extent) for side, extent in zip(sides, window, strict=True)]
-        return {"top": corner[0], "left": corner[1], "height": window[0], "width": window[1]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(F.crop, inpt, params["top"], params["left"], params["height"], params["width"])
-
-
-def resized(size: tuple[int, int], short: int, longest: int) -> tuple[int, int]:
-    """Height and width after the short side becomes `short`, or less if the long side would exceed `longest`."""
-    factor = min(short / min(size), longest / max(size))
-    return max(1, int(size[0] * factor + 0.5)), max(1, int(size[1] * factor + 0.5))
-
-
-def _recipe(config: Augment) -> v2.Transform:
-    resize = ResizeShortSide(config.scales, config.max_size)
+def _recipe(config: Augment) -> View:
     steps: list[v2.Transform] = [v2.RandomHorizontalFlip(config.flip), v2.RandomVerticalFlip(config.vertical_flip)]
     if config.color is not None:
         steps.append(_color(config.color))
-    return v2.Compose([*steps, resize if config.crop is None else _with_crop(resize, config.crop)])
+    if config.jitter is not None:
+        jitter = LargeScaleJitter(config.jitter.size, config.jitter.low, config.jitter.high)
+        return View(v2.Compose([*steps, jitter]), least=LEAST, tight=True, attempts=ATTEMPTS)
+    resize = ResizeShortSide(config.scales, config.max_size)
+    return View(v2.Compose([*steps, resize if config.crop is None else _with_crop(resize, config.crop)]))
 
 
 def _with_crop(resize: v2.Transform, config: Crop) -> v2.Transform:
@@ -119,41 +128,3 @@ def _with_crop(resize: v2.Transform, config: Crop) -> v2.Transform:
 def _color(config: Color) -> v2.Transform:
     jitter = v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
     return v2.RandomApply([jitter], p=config.probability)
-
-
-def _to_tree(sample: Sample) -> dict[str, Any]:
-    size = (sample.image.shape[-2], sample.image.shape[-1])
-    tree: dict[str, Any] = {
-        "image": tv_tensors.Image(sample.image),
-        "boxes": tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=size),  # type: ignore[call-overload]
-        "ignore": tv_tensors.BoundingBoxes(sample.ignore_boxes, format="XYXY", canvas_size=size),  # type: ignore[call-overload]
-    }
-    if sample.masks is not None:
-        tree["masks"] = tv_tensors.Mask(sample.masks)
-    return tree
-
-
-def _from_tree(tree: dict[str, Any], sample: Sample) -> Sample:
-    boxes, keep = _tidy(tree["boxes"])
-    ignore_boxes, _ = _tidy(tree["ignore"])
-    masks = None if sample.masks is None else tree["masks"].as_subclass(Tensor)[keep]
-    image = normalise(tree["image"].as_subclass(Tensor))
-    return replace(sample, image=image, boxes=boxes, labels=sample.labels[keep], ignore_boxes=ignore_boxes, masks=masks)
-
-
-def _tidy(boxes: tv_tensors.BoundingBoxes) -> tuple[Tensor, Tensor]:
-    """Boxes clipped to the image, those without area left out, and which ones were kept."""
-    height, width = boxes.canvas_size
-    plain = boxes.as_subclass(Tensor)
-    plain = torch.stack([plain[:, 0::2].clamp(0, width), plain[:, 1::2].clamp(0, height)], dim=-1).flatten(1)
-    keep = ((plain[:, 2:] - plain[:, :2]) > 0).all(dim=1)
-    return plain[keep], keep
-
-
-def _size(flat_inputs: list[Any]) -> tuple[int, int]:
-    height, width = F.get_size(next(value for value in flat_inputs if isinstance(value, tv_tensors.Image)))
-    return height, width
-
-
-def _uniform(low: int, high: int) -> int:
-    return int(torch.randint(low, high + 1, ()))

@@ -14,11 +14,16 @@ from codetr.data.prepare import prepare
 from codetr.engine.averaging import averaged_epochs
 from codetr.engine.distributed import World
 from codetr.engine.early_stopping import check_early_stopping
+from codetr.engine.federated import require_class_draw
 from codetr.engine.plan import piece_size
 from codetr.engine.progress import TrainingProgress
 from codetr.errors import UserError
-from codetr.evaluation.evaluators import open_evaluator
-from codetr.evaluation.runner import check_branch, evaluate_model
+from codetr.evaluation.dataset import open_val
+from codetr.evaluation.evaluators import open_evaluator, require_scorable
+from codetr.evaluation.figures import Figures as EvaluationFigures
+from codetr.evaluation.protocol import rules_for
+from codetr.evaluation.results import IouType
+from codetr.evaluation.runner import check_branch, evaluate_model, iou_types_of
 from codetr.evaluation.truth import GroundTruth
 from codetr.models.collaborative import Collaborative
 from codetr.registry import find
@@ -30,6 +35,7 @@ Figures = Mapping[str, float]
 def require_possible(spec: Spec) -> None:
     """Raises: UserError for settings that contradict one another."""
     _require_masks(spec)
+    require_class_draw(spec)
     check_early_stopping(spec.train)
     averaged_epochs(spec.train)
     if spec.train.compile and spec.train.parallel == "fsdp":
@@ -69,12 +75,20 @@ def evaluation(
 ) -> Callable[[nn.Module], Figures]:
     """The validation images, opened once; each rank predicts its share of them.
 
+    Figures of boxes by their names, e.g. `AP`, and those of masks as `segm/AP`, if the branch predicts them.
+
     Raises: UserError if the split cannot be used, its classes are not those of training, or there is no such branch.
     """
     check_branch(model, spec.eval.branch)
-    val = open_split(spec.data.model_copy(update={"masks": False}), "val")  # the truth has its own
+    val, file = open_val(spec.data)
     require_same_classes(train, val)
-    truth = GroundTruth.load(val.annotations)
+    truth = GroundTruth.of(file)
+    kinds = iou_types_of(model, spec.eval.branch)
+    if "segm" in kinds and not truth.has_masks:
+        kinds = ("bbox",)
+        progress.say(f"warning: only boxes are evaluated, as some annotations of {truth.file} have no segmentation")
+    rules = rules_for(spec.eval, kinds, federated=truth.is_federated)
+    require_scorable(truth, rules[0])
     evaluator = open_evaluator(spec.eval.evaluator, announce=progress.say)
     loader = build_loader(
         val,
@@ -93,14 +107,23 @@ def evaluation(
             truth=truth,
             category_ids=train.category_ids,
             branch=spec.eval.branch,
-            max_detections=spec.eval.max_detections,
+            rules=rules,
             evaluator=evaluator,
             device=ranks.device,
             progress=progress.counter("evaluating", total=-(-len(val) // ranks.size)),
         )
-        return figures.as_dict()
+        return named(figures)
 
     return evaluate
+
+
+def named(figures: Mapping[IouType, EvaluationFigures]) -> dict[str, float]:
+    """Figures of boxes and masks in one: those of masks are `segm/AP` and so on, unless they are alone."""
+    first, *others = figures
+    found = figures[first].as_dict()
+    for kind in others:
+        found |= {f"{kind}/{name}": value for name, value in figures[kind].as_dict().items()}
+    return found
 
 
 def _require_masks(spec: Spec) -> None:

@@ -21,6 +21,9 @@ from codetr.engine.run_folder import RunFolder
 
 Figures = Mapping[str, float]
 
+SHOWN = ("AP", "AP50", "AP75", "APr", "APc", "APf", "segm/AP", "segm/APr", "segm/APc", "segm/APf")
+"""Figures that are said after an evaluation, where there are such: LVIS has frequency groups, masks a head for them."""
+
 
 class Judge:
     """Every method is to be called by every rank.
@@ -110,5 +113,6 @@ class Judge:
             )
 
     def _say(self, what: str, figures: Figures) -> None:
-        shown = "  ".join(f"{name} {figures[name]:.4f}" for name in ("AP", "AP50", "AP75") if name in figures)
+        values = {name: figures[name] for name in SHOWN if name in figures}
+        shown = "  ".join(f"{name} " + (f"{value:.4f}" if value >= 0 else "n/a") for name, value in values.items())
         self._progress.say(f"{what}  {shown}")

@@ -23,13 +23,15 @@ from codetr.structures import ImageBatch, Targets
 
 @dataclass(frozen=True)
 class BatchShape:
-    """images: of one piece of a rank's batch. height, width: in pixels, padding included. objects: of each image."""
+    """images: of one piece of a rank's batch. height, width: in pixels, padding included. objects: of each image.
+    federated: the number of classes, if some are drawn for each image; or None."""
 
     images: int
     height: int
     width: int
     objects: int
     masks: bool = False
+    federated: int | None = None
 
     def __str__(self) -> str:
         return f"{self.images} x {self.height} x {self.width}"
@@ -108,7 +110,8 @@ def largest_batch(data: CocoDataset, config: DataConfig, images: int) -> BatchSh
     step = config.pad_multiple or 1
     padded = [(math.ceil(height / step) * step, math.ceil(width / step) * step) for height, width in extents]
     height, width = max(padded, key=math.prod)
-    return BatchShape(images, height, width, max(1, *data.object_counts()), config.masks)
+    federated = len(data.classes) if config.federated is not None else None
+    return BatchShape(images, height, width, max(1, *data.object_counts()), config.masks, federated)
 
 
 def example_batch(shape: BatchShape, device: torch.device) -> tuple[ImageBatch, Targets]:
@@ -131,6 +134,7 @@ def example_batch(shape: BatchShape, device: torch.device) -> tuple[ImageBatch, 
         torch.zeros(number, 0, 4, device=device),
         torch.zeros(number, 0, dtype=torch.bool, device=device),
         torch.zeros(number, dtype=torch.int64, device=device),
+        None if shape.federated is None else torch.ones(number, shape.federated, dtype=torch.bool, device=device),
     )
     return images, targets
 

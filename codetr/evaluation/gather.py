@@ -1,4 +1,4 @@
-"""Detections of all ranks on each, and one rank's answer on all, as plain tensors: nothing is pickled."""
+"""What all ranks hold to rank 0, and its answer to all, as plain tensors: nothing is pickled."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def gather_rows(rows: Tensor) -> Tensor:
-    """The rows of all ranks, in order of rank, on every rank.
+def to_leader(content: bytes) -> list[bytes]:
+    """What every rank holds, in order of rank, on rank 0; nothing on the others.
 
-    rows: (N, 7) float64 on the host, N of its own on each rank; the first column is the image id. Samplers repeat
-    images to give every rank as many; the rows of an image are taken from the first rank that has any.
+    Each rank sends as much as it has, to rank 0 alone, and rank 0 takes one after the other.
     """
     device = _device()
-    count = torch.tensor([len(rows)], device=device)
-    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    sizes = [int(size) for size in counts]
-    padded = torch.zeros(max(sizes), rows.shape[1], dtype=rows.dtype, device=device)
-    padded[: len(rows)] = rows.to(device)
-    parts = [torch.zeros_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return first_of_each_image([part[:size].cpu() for part, size in zip(parts, sizes, strict=True)])
+    size = torch.tensor([len(content)], dtype=torch.int64, device=device)
+    sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, size)
+    if dist.get_rank() != 0:
+        if content:
+            dist.send(_tensor(content).to(device), dst=0)
+        return []
+    return [content, *(_received(rank, int(sizes[rank]), device) for rank in range(1, len(sizes)))]
 
 
-def first_of_each_image(parts: list[Tensor]) -> Tensor:
-    """Concatenate, leaving out of each part the images that an earlier part has. parts: (N_i, 7), image id first."""
-    kept: list[Tensor] = []
-    seen = torch.empty(0, dtype=torch.float64)
-    for part in parts:
-        kept.append(part[~torch.isin(part[:, 0], seen)])
-        seen = torch.cat([seen, part[:, 0].unique()])
-    return torch.cat(kept)
+def _received(rank: int, size: int, device: torch.device) -> bytes:
+    if not size:
+        return b""
+    buffer = torch.empty(size, dtype=torch.uint8, device=device)
+    dist.recv(buffer, src=rank)
+    return buffer.cpu().numpy().tobytes()
+
+
+def _tensor(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 def from_leader(compute: Callable[[], list[float]], length: int) -> list[float]:

@@ -7,10 +7,10 @@ from typing import ClassVar
 import hotcoco
 import numpy as np
 
-from codetr.evaluation.evaluators import CocoRules, Evaluator
+from codetr.evaluation.evaluators import Evaluator, Rules
 from codetr.evaluation.figures import Curves
 from codetr.evaluation.results import Results
-from codetr.evaluation.truth import GroundTruth
+from codetr.evaluation.truth import Floats, GroundTruth
 
 
 class Adapter(Evaluator):
@@ -21,10 +21,9 @@ class Adapter(Evaluator):
 
     name: ClassVar[str] = "hotcoco"
 
-    def coco_curves(self, truth: GroundTruth, results: Results, rules: CocoRules) -> Curves:
-        with_masks = rules.iou_type == "segm"
-        expected = _truth(truth, with_masks=with_masks)
-        evaluation = hotcoco.COCOeval(expected, _detections(expected, truth, results), rules.iou_type)
+    def curves(self, truth: GroundTruth, results: Results, areas: Floats, rules: Rules) -> Curves:
+        expected = _truth(truth, with_masks=rules.iou_type == "segm")
+        evaluation = hotcoco.COCOeval(expected, _detections(expected, truth, results, areas), rules.iou_type)
         evaluation.params.max_dets = list(rules.limits)
         evaluation.params.use_cats = not rules.class_agnostic
         evaluation.evaluate()
@@ -50,12 +49,10 @@ def _truth(truth: GroundTruth, *, with_masks: bool) -> hotcoco.COCO:
     )
 
 
-def _detections(expected: hotcoco.COCO, truth: GroundTruth, results: Results) -> hotcoco.COCO:
+def _detections(expected: hotcoco.COCO, truth: GroundTruth, results: Results, areas: Floats) -> hotcoco.COCO:
     images, categories = results.positions(truth)
     rows = np.column_stack([images + 1, results.boxes, results.scores, categories + 1]).astype(np.float64)
-    if results.segmentations is None:
-        return expected.load_res(rows)
-    areas = results.areas(truth)
-    found = expected.load_res(rows, segmentation=list(results.segmentations))
+    segmentations = None if results.segmentations is None else list(results.segmentations)
+    found = expected.load_res(rows, segmentation=segmentations)
     found.update_anns(ids=np.arange(1, len(areas) + 1), area=areas)  # it takes those of the boxes otherwise
     return found

@@ -12,8 +12,9 @@ import numpy as np
 from pycocotools import mask
 
 from codetr.errors import UserError
-from codetr.evaluation.files import read_json, write_json
-from codetr.evaluation.truth import Floats, GroundTruth, Ints, Numbers, numbers
+from codetr.evaluation.files import write_json
+from codetr.evaluation.results_file import read_columns
+from codetr.evaluation.truth import Floats, GroundTruth, Ints
 
 if TYPE_CHECKING:  # reading a results file needs no torch
     from torch import Tensor
@@ -58,6 +59,12 @@ class Results:
     def rows(self) -> Floats:
         """The boxes as (N, 7), the inverse of `of`."""
         return np.column_stack([self.image_ids, self.boxes, self.scores, self.category_ids]).astype(np.float64)
+
+    def take(self, rows: Ints) -> Results:
+        """Some of the detections, in the order of their numbers."""
+        columns = (self.image_ids[rows], self.category_ids[rows], self.boxes[rows], self.scores[rows])
+        masks = None if self.segmentations is None else tuple(self.segmentations[row] for row in rows.tolist())
+        return Results(self.file, *columns, masks)
 
     def positions(self, truth: GroundTruth) -> tuple[Ints, Ints]:
         """Position in `truth` of each detection's image and of its category.
@@ -182,83 +189,5 @@ def read_results(file: Path | str, *, iou_type: IouType = "bbox") -> Results:
     Raises:
         UserError: the file is no results file, or an entry lacks a field or has a value of the wrong kind.
     """
-    entries = _entries(read_json(Path(file), what="results file"), str(file))
-    if iou_type == "segm":
-        boxes, masks = np.zeros((len(entries), 4)), tuple(_mask(*pair, str(file)) for pair in enumerate(entries))
-    else:
-        boxes, masks = _column(entries, "bbox", str(file)).astype(np.float64), None
-    return Results(
-        file=str(file),
-        image_ids=_column(entries, "image_id", str(file)).astype(np.int64),
-        category_ids=_column(entries, "category_id", str(file)).astype(np.int64),
-        boxes=boxes,
-        scores=_column(entries, "score", str(file)).astype(np.float64),
-        segmentations=masks,
-    )
-
-
-def _entries(content: Any, file: str) -> list[dict[str, Any]]:
-    annotations = content.get("annotations") if isinstance(content, dict) else None
-    if isinstance(annotations, list):
-        if not annotations or not all(isinstance(entry, dict) and "score" in entry for entry in annotations):
-            raise UserError(
-                f"{file}: this is a data set (its annotations have no scores), not a results file. Pass it as "
-                "--annotations, and as --predictions a list of detections with image_id, category_id, bbox and score."
-            )
-        return annotations
-    if not isinstance(content, list):
-        raise UserError(
-            f"{file}: a results file is a list of detections with image_id, category_id, bbox (or segmentation) and "
-            f"score; this is {_kind(content)}. Write the list alone."
-        )
-    wrong = [index for index, entry in enumerate(content) if not isinstance(entry, dict)]
-    if wrong:
-        raise UserError(f"{file}: entry {wrong[0]} is {_kind(content[wrong[0]])}; each detection is an object.")
-    return content
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-_FORMS = {
-    "image_id": "a whole number",
-    "category_id": "a whole number",
-    "bbox": "[x, y, width, height] in pixels, width and height not negative",
-    "score": "a number",
-}
-
-
-def _column(entries: Sequence[dict[str, Any]], key: str, file: str) -> Numbers:
-    """Values of one field, checked as a whole, and one by one only to name the entry at fault."""
-    values = _values([entry.get(key) for entry in entries], key)
-    if values is None:
-        index = next(i for i, entry in enumerate(entries) if _values([entry.get(key)], key) is None)
-        found = f"has {key} {entries[index][key]!r}" if key in entries[index] else f"has no `{key}`"
-        raise UserError(f"{file}: entry {index} {found}; it must be {_FORMS[key]}.")
-    return values if key == "bbox" else values[:, 0]
-
-
-def _values(raw: Sequence[Any], key: str) -> Numbers | None:
-    """(N, 1), or (N, 4) for boxes; None if a value is not of the form that the field must have."""
-    values = numbers(raw, width=4 if key == "bbox" else 1)
-    if values is None or key == "score":
-        return values
-    valid = values[:, 2:] >= 0 if key == "bbox" else values == np.floor(values)
-    return values if valid.all() else None
-
-
-def _mask(index: int, entry: dict[str, Any], file: str) -> dict[str, Any]:
-    mask = entry.get("segmentation")
-    if isinstance(mask, dict) and isinstance(mask.get("counts"), str) and _is_size(mask.get("size")):
-        return mask
-    problem = "has no `segmentation`" if mask is None else "has a segmentation that is not a compressed RLE"
-    raise UserError(
-        f"{file}: entry {index} {problem}; masks are {{'size': [height, width], 'counts': '...'}}. Use --iou-type bbox "
-        "to score the boxes."
-    )
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(number, int) for number in value)
+    found = read_columns(Path(file), with_masks=iou_type == "segm")
+    return Results(str(file), found.image_ids, found.category_ids, found.boxes, found.scores, found.masks)

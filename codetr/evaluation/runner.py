@@ -1,22 +1,27 @@
-"""A detector on a data set: predict, bring the boxes into the files' pixels, gather, score."""
+"""A detector on images: predict, bring the boxes into the files' pixels, and hand them on image by image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from codetr.errors import UserError
-from codetr.evaluation.evaluators import CocoRules, Evaluator, score
-from codetr.evaluation.figures import FIGURE_NAMES, CocoFigures
-from codetr.evaluation.gather import from_leader, gather_rows, is_distributed
+from codetr.evaluation.evaluators import Evaluator, Rules
+from codetr.evaluation.figures import Figures
 from codetr.evaluation.results import IouType, Results, image_results
+from codetr.evaluation.scorer import Scorer, Take, score_all
 from codetr.evaluation.truth import GroundTruth
 from codetr.structures import Batch, Detections, ImageBatch, to_device
 
 MATCHED_BRANCH = "detr"
+FIXED_PER_IMAGE = 3000
+"""Detections that a model gives of an image for fixed AP: on LVIS, five times what 10,000 of each class come to."""
+FOREIGN_FACTOR = 10
+"""As many times more detections are asked for at most, so that some are left where classes are not in the data."""
 
 
 class Detector(Protocol):
@@ -58,41 +63,71 @@ def iou_types_of(model: Detector, branch: str, wanted: IouType | None = None) ->
     return ("bbox", "segm") if has_masks else ("bbox",)
 
 
+def per_image(rules: Rules) -> int:
+    """Detections that a model gives of an image to be scored by some rules."""
+    return FIXED_PER_IMAGE if rules.limit is None else rules.limit
+
+
 @torch.no_grad()
 def detect(
     model: Detector,
     loader: Iterable[Batch],
+    take: Take,
     *,
-    category_ids: Sequence[int],
+    category_ids: Sequence[int | None],
     branch: str = MATCHED_BRANCH,
     max_detections: int = 100,
     with_masks: bool = True,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
-) -> Results:
-    """Detections of this rank's images, in pixels of the image files; an image that comes twice counts once.
+) -> int:
+    """Hand the detections of this rank's images to `take`, in pixels of the image files, and forget them.
 
-    category_ids: the annotation file's id of each class index. with_masks: keep the masks of a branch that has them.
+    category_ids: the annotation file's id of each class index; None where the data have no such class, whose detections
+    are dropped. with_masks: keep the masks of a branch that has them.
     progress: called with each batch's number of images.
+    Returns how many were dropped of the `max_detections` best of each image.
     The model is in evaluation mode meanwhile, and afterwards in the mode that it came in.
     """
     check_branch(model, branch)
-    was_training = model.training
+    asked = _asked(max_detections, category_ids)
+    known = torch.tensor([identity is not None for identity in category_ids])
+    ids = [-1 if identity is None else identity for identity in category_ids]
+    was_training, dropped = model.training, 0
     model.train(False)
-    found_in: dict[int, Results] = {}
     try:
         for batch in loader:
-            found = model.predict(to_device(batch.images, device), branch=branch, max_detections=max_detections)
+            found = model.predict(to_device(batch.images, device), branch=branch, max_detections=asked)
             sizes = batch.images.sizes.tolist()
             for info, size, detections in zip(batch.infos, sizes, found, strict=True):
+                if asked != max_detections:
+                    keep = known.to(detections.labels.device)[detections.labels]
+                    dropped += int((~keep[:max_detections]).sum())
+                    detections = _chosen(detections, keep).first(max_detections)
                 in_file = detections.rescale((size[0], size[1]), info.size)
                 own_size = info.size if with_masks else None
-                found_in[info.image_id] = image_results(info.image_id, in_file, category_ids, size=own_size)
+                take(info.image_id, image_results(info.image_id, in_file, ids, size=own_size))
             if progress is not None:
                 progress(len(batch.infos))
     finally:
         model.train(was_training)
-    return Results.joined(list(found_in.values()))
+    return dropped
+
+
+def _asked(max_detections: int, category_ids: Sequence[int | None]) -> int:
+    """More than `max_detections`, in the measure in which classes are foreign; exactly that many if none is."""
+    known = sum(identity is not None for identity in category_ids)
+    if known == len(category_ids):
+        return max_detections
+    factor = min(FOREIGN_FACTOR, 1 + len(category_ids) / max(known, 1))
+    return int(max_detections * factor)
+
+
+def _chosen(detections: Detections, keep: Tensor) -> Detections:
+    columns = (detections.boxes, detections.scores, detections.labels, detections.masks, detections.mask_crops)
+    boxes, scores, labels, masks, crops = (None if column is None else column[keep] for column in columns)
+    assert boxes is not None and scores is not None and labels is not None
+    return replace(detections, boxes=boxes, scores=scores, labels=labels, masks=masks, mask_crops=crops)
 
 
 def evaluate_model(
@@ -102,51 +137,41 @@ def evaluate_model(
     truth: GroundTruth,
     category_ids: Sequence[int],
     branch: str = MATCHED_BRANCH,
-    max_detections: int = 100,
+    rules: Sequence[Rules] = (Rules(),),
     evaluator: Evaluator | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int], None] | None = None,
-) -> CocoFigures:
-    """The COCO figures of a detector's boxes, the same on every rank.
+) -> dict[IouType, Figures]:
+    """The figures of a detector by what is scored, the same on every rank.
 
-    With several ranks, each predicts what its loader yields and rank 0 scores them all. Images of `truth` that no
-    loader yields count as images without detections. Arguments as in `detect`.
+    With several ranks, each predicts what its loader yields and rank 0 makes the figures. Images of `truth` that no
+    loader yields count as images without detections. rules: for boxes, masks or both, with one limit of detections.
+    Other arguments as in `detect`.
 
     Raises:
         UserError: the model has no such branch, or the loader's images are not those of `truth`.
     """
-    results = detect(
+    scorers = [Scorer(truth, one, evaluator=evaluator) for one in rules]
+
+    detect(
         model,
         loader,
+        to_all([scorer.add for scorer in scorers]),
         category_ids=category_ids,
         branch=branch,
-        max_detections=max_detections,
-        with_masks=False,
+        max_detections=per_image(rules[0]),
+        with_masks=any(one.iou_type == "segm" for one in rules),
         device=device,
         progress=progress,
     )
-    return score_gathered(results, truth=truth, evaluator=evaluator, rules=CocoRules(max_detections=max_detections))
+    return score_all(scorers)
 
 
-def score_gathered(
-    results: Results, *, truth: GroundTruth, evaluator: Evaluator | None = None, rules: CocoRules
-) -> CocoFigures:
-    """Score the boxes that all ranks hold together, on rank 0, and give every rank the figures.
+def to_all(takes: Sequence[Take]) -> Take:
+    """One `take` for several."""
 
-    Raises: ValueError for masks of several ranks, which are not gathered.
-    """
-    if not is_distributed():
-        return score(truth, results, evaluator=evaluator, rules=rules)
-    if rules.iou_type == "segm":
-        raise ValueError("masks are scored by a process alone; ranks exchange boxes")
-    gathered = Results.of(gather_rows(torch.from_numpy(results.rows())).numpy())
-    names = () if rules.class_agnostic else truth.names
+    def take(image_id: int, results: Results) -> None:
+        for each in takes:
+            each(image_id, results)
 
-    def compute() -> list[float]:
-        figures = score(truth, gathered, evaluator=evaluator, rules=rules)
-        return [*(getattr(figures, name) for name in FIGURE_NAMES), *figures.per_class.values()]
-
-    values = from_leader(compute, len(FIGURE_NAMES) + len(names))
-    twelve = dict(zip(FIGURE_NAMES, values, strict=False))
-    per_class = dict(zip(names, values[len(FIGURE_NAMES) :], strict=True))
-    return CocoFigures(**twelve, per_class=per_class, max_detections=rules.max_detections)
+    return take

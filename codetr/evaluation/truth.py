@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codetr.data.annotations import AnnotationFile
 from codetr.errors import UserError
+from codetr.evaluation.federated import Federated, read_federated
 from codetr.evaluation.files import read_json
 
 Ints = npt.NDArray[np.int64]
@@ -48,6 +50,7 @@ class GroundTruth:
     category_ids: (K,) ascending. names: K names in that order.
     image_index, category_index: (G,) position of each annotation in the above. boxes: (G, 4) xywh pixels.
     areas: (G,) square pixels, as annotated. crowd: (G,) bool. segmentations: G polygons or RLEs, None where absent.
+    federated: the fields of LVIS, None if the file has none.
     """
 
     file: str
@@ -61,6 +64,17 @@ class GroundTruth:
     areas: Floats
     crowd: npt.NDArray[np.bool_]
     segmentations: tuple[Any, ...]
+    federated: Federated | None = None
+
+    @property
+    def is_federated(self) -> bool:
+        """True for an LVIS file: each image was searched for some of the classes only."""
+        return self.federated is not None
+
+    @property
+    def has_masks(self) -> bool:
+        """True if masks can be evaluated: every annotation has one, and every image a size."""
+        return None not in self.segmentations and bool(self.image_sizes.all())
 
     @classmethod
     def load(cls, file: Path | str) -> GroundTruth:
@@ -71,6 +85,16 @@ class GroundTruth:
         """
         content = read_json(Path(file), what="annotation file")
         return cls.parse(content, file=str(file))
+
+    @classmethod
+    def of(cls, file: AnnotationFile) -> GroundTruth:
+        """The same from what any reader of annotations returns.
+
+        Raises:
+            UserError: as `load`.
+        """
+        content = {"images": file.images, "categories": file.categories, "annotations": file.annotations}
+        return cls.parse(content, file=str(file.path))
 
     @classmethod
     def parse(cls, content: Any, *, file: str) -> GroundTruth:
@@ -92,7 +116,16 @@ class GroundTruth:
             areas=_areas(annotations, boxes, file),
             crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=np.bool_),
             segmentations=tuple(a.get("segmentation") or None for a in annotations),
+            federated=read_federated(
+                [images[i] for i in order], [categories[i] for i in category_order], category_ids, file
+            ),
         )
+
+    def objects(self, *, crowds: bool = False) -> list[int]:
+        """How many objects are to be found of each class. crowds: count crowd regions, which are none in COCO."""
+        kept = self.category_index if crowds else self.category_index[~self.crowd]
+        counts: list[int] = np.bincount(kept, minlength=len(self.names)).tolist()
+        return counts
 
     def ids_of(self, classes: Sequence[str], category_ids: Sequence[int]) -> tuple[int, ...]:
         """The category id in this file of each class of a model, found by name.

@@ -8,40 +8,30 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from codetr.assigners.hungarian import MatchingCost, hungarian_match
-from codetr.config import Section
 from codetr.losses.box import giou_loss
+from codetr.losses.federated import only_counted
 from codetr.losses.focal import quality_focal_loss, sigmoid_focal_loss_rows
+from codetr.losses.focal_settings import FocalSettings
 from codetr.ops.boxes import aligned_iou, cxcywh_to_xyxy, normalise
 from codetr.ops.distributed import divisor
 from codetr.structures import Assigned, DecoderOutput, EncoderPrediction, Match, QueryGroup, Targets
 
 
-class CriterionConfig(Section):
+class CriterionConfig(FocalSettings):
     """Weights of the set loss and of the matching cost; the defaults are those of Co-Deformable-DETR."""
 
-    class_loss: Literal["focal", "quality_focal"] = Field(
-        "focal", description="sigmoid: focal loss, or quality focal loss, whose target is the IoU of the query's box"
+    federated: bool = Field(
+        False, description="sigmoid: only the classes drawn for an image count (needs data.federated)"
     )
     class_weight: float = Field(2.0, ge=0, description="weight of the class loss")
     l1_weight: float = Field(5.0, ge=0, description="weight of the L1 box loss")
     giou_weight: float = Field(2.0, ge=0, description="weight of the GIoU box loss")
-    alpha: float = Field(0.25, ge=0, le=1, description="focal loss: weight of positives against negatives")
-    gamma: float = Field(2.0, ge=0, description="focal loss: exponent; quality focal loss: its beta, at least 1")
     no_object_weight: float = Field(0.1, ge=0, le=1, description="softmax (DETR): weight of queries without an object")
     cost: MatchingCost = Field(default_factory=MatchingCost, description="Hungarian matching")
-
-    @model_validator(mode="after")
-    def _settings_take_effect(self) -> CriterionConfig:
-        if self.class_loss == "quality_focal":
-            if self.alpha != type(self).model_fields["alpha"].default:
-                raise ValueError("alpha belongs to class_loss: focal; with class_loss: quality_focal leave it out")
-            if self.gamma < 1:
-                raise ValueError("gamma must be at least 1 with class_loss: quality_focal")
-        return self
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,8 @@ class SetCriterion:
     count positives only, L1 on cxcywh in units of the image, GIoU on the same boxes as corners (GIoU does not change
     with the scale of an axis, so it equals the published code's, in pixels).
     classification: `sigmoid`, focal or quality focal loss of K logits; `softmax`, cross-entropy of K + 1, the last for
-    no object, divided by the sum of the weights, as DETR has it.
+    no object, divided by the sum of the weights, as DETR has it. With `federated`, the class loss is that of
+    `Targets.counted_classes`; matching looks at all classes, of which it reads those of the objects alone.
     Source: paper Eq. 5; Carion et al., arXiv 2005.12872, Eq. 2.
     """
 
@@ -79,7 +70,7 @@ class SetCriterion:
         goal = self._goal(group.supervision, group.valid, output, targets, sizes)
         return {
             f"{group.name}.{layer}.{term}": group.weight * value
-            for term, values in self._terms(output, goal).items()
+            for term, values in self._terms(output, goal, targets.counted_classes).items()
             for layer, value in enumerate(values.unbind())
         }
 
@@ -90,7 +81,7 @@ class SetCriterion:
             zeros = torch.zeros_like(targets.labels)
             targets = Targets(targets.boxes, zeros, targets.valid, targets.counts)
         goal = self._goal(Match(), None, prediction.output, targets, sizes)
-        terms = self._terms(prediction.output, goal)
+        terms = self._terms(prediction.output, goal, targets.counted_classes)
         return {f"encoder.{term}": values.mean() for term, values in terms.items()}
 
     def _warn_of_too_few_queries(self, group: QueryGroup, targets: Targets) -> None:
@@ -130,8 +121,8 @@ class SetCriterion:
         )
         return _matched(index, targets.labels, boxes, valid, background=self._background(output))
 
-    def _terms(self, output: DecoderOutput, goal: _Goal) -> dict[str, Tensor]:
-        """(L,) of each term, weighted by the criterion."""
+    def _terms(self, output: DecoderOutput, goal: _Goal, counted: Tensor | None) -> dict[str, Tensor]:
+        """(L,) of each term, weighted by the criterion. counted: `Targets.counted_classes`."""
         config = self.config
         positive = (goal.labels < self._background(output)) & (goal.weights > 0)
         count = divisor(positive.sum((1, 2)).float())
@@ -140,17 +131,20 @@ class SetCriterion:
         distance = (boxes - goal.boxes).abs().sum(-1)
         overlap = giou_loss(boxes, goal.boxes, box_format="cxcywh")
         return {
-            "cls": config.class_weight * self._class_loss(output, goal, positive, count),
+            "cls": config.class_weight * self._class_loss(output, goal, positive, count, counted),
             "l1": config.l1_weight * distance.masked_fill(~masked, 0.0).sum((1, 2)) / count,
             "giou": config.giou_weight * overlap.masked_fill(~masked, 0.0).sum((1, 2)) / count,
         }
 
-    def _class_loss(self, output: DecoderOutput, goal: _Goal, positive: Tensor, count: Tensor) -> Tensor:
+    def _class_loss(
+        self, output: DecoderOutput, goal: _Goal, positive: Tensor, count: Tensor, counted: Tensor | None
+    ) -> Tensor:
         """(L,) of each layer. positive: (L or 1, B, N) bool; count: (L or 1,), the positives' number."""
         config, logits = self.config, output.logits
         labels = goal.labels.expand(logits.shape[:3])
         if self.classification == "sigmoid":
             weights = goal.weights.expand(labels.shape)
+            logits = only_counted(logits, counted if config.federated else None)
             if config.class_loss == "quality_focal":
                 quality = _quality(output.boxes.detach(), goal.boxes)
                 return quality_focal_loss(logits, labels, quality, weights, beta=config.gamma).sum((1, 2)) / count

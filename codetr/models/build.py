@@ -71,6 +71,11 @@ def build(spec: ModelSpec, num_classes: int, *, pretrained: bool = True) -> Coll
         )
     if base.classification == "softmax" and spec.criterion.class_loss != "focal":
         raise UserError(f"base {spec.base.name} classifies by softmax: leave criterion.class_loss out")
+    if base.classification == "softmax" and spec.criterion.federated:
+        raise UserError(
+            f"base {spec.base.name} classifies by softmax, whose probabilities depend on all classes: none can be left "
+            "out, so leave criterion.federated out"
+        )
     config = spec.collaborative
     heads = {}
     if spec.heads:

@@ -7,18 +7,20 @@ from torch import Tensor
 
 from codetr.assigners.contract import IGNORED, NEGATIVE, Priors
 from codetr.losses.box import giou_loss
-from codetr.losses.focal import sigmoid_focal_loss_rows
 from codetr.models.heads.contract import Head
-from codetr.models.parts.dense_head import DenseHead, FocalConfig
+from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals, focal_rows
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.priors import AnchorGrid
 from codetr.ops.boxes import DeltaCoder, pairwise_iou
 from codetr.ops.distributed import divisor
-from codetr.structures import HeadOutput, Pyramid, Targets
+from codetr.structures import Targets
 
 
 class BestAnchor(DenseHead, Head):
-    """Losses `cls` (focal) and `box` (GIoU). `DenseHead` brings the towers, the positives, and detection on its own."""
+    """Losses `cls` (focal or quality focal) and `box` (GIoU).
+
+    `DenseHead` brings the towers, the positives, the federated loss, and detection on its own.
+    """
 
     class Config(FocalConfig):
         anchor_scale: float = Field(8.0, gt=0, description="side of the anchor in strides")
@@ -34,22 +36,20 @@ class BestAnchor(DenseHead, Head):
         super().__init__(config, dim=dim, num_classes=num_classes, strides=strides, sampler=sampler, anchors=grid)
         self.coder = DeltaCoder(stds=(0.1, 0.1, 0.2, 0.2))
 
-    def forward(self, pyramid: Pyramid, targets: Targets) -> HeadOutput:
-        config = self.config
-        priors = self.anchors.priors(pyramid)
-        goals = self._goals(best_anchors(priors, targets, count=config.positives), priors, targets)
-        logits, deltas, _ = self._predictions(pyramid.maps)
-        focal = sigmoid_focal_loss_rows(logits, goals.labels, goals.counted, alpha=config.alpha, gamma=config.gamma)
-        giou = giou_loss(self.decode(priors.boxes, deltas, priors.boxes), goals.measured)
-        count = divisor(goals.num_positives(least=1))  # a tensor, over all ranks: a training step reads no number back
-        losses = {
-            "cls": config.class_weight * focal.sum() / count,
-            "box": config.giou_weight * (giou * goals.positive).sum() / count,
-        }
-        return HeadOutput(losses, self._positives(pyramid, priors, goals, seeds=targets.seeds))
+    def assign(self, output: DenseOutput, targets: Targets) -> Tensor:
+        return best_anchors(output.priors, targets, count=self.config.positives)
 
     def decode(self, priors: Tensor, box: Tensor, strides: Tensor) -> Tensor:
         return self.coder.decode(priors, box)
+
+    def losses(self, output: DenseOutput, goals: Goals) -> dict[str, Tensor]:
+        focal = focal_rows(self.config, output, goals)
+        giou = giou_loss(output.boxes, goals.measured)
+        count = divisor(goals.num_positives(least=1))  # a tensor, over all ranks: a training step reads no number back
+        return {
+            "cls": self.config.class_weight * focal.sum() / count,
+            "box": self.config.giou_weight * (giou * goals.positive).sum() / count,
+        }
 
 
 def best_anchors(priors: Priors, targets: Targets, *, count: int) -> Tensor:

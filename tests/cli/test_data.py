@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from codetr.cli.data_check import printable
 from codetr.cli.main import main
+from codetr.cli.text import printable
 
 
 @pytest.fixture
@@ -88,3 +88,13 @@ def test_synth_makes_a_folder_that_passes_the_check(tmp_path: Path, capsys: pyte
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
     assert printable("a\x1b[31mb\nc\u00e9") == "a\\x1b[31mb\nc\u00e9"
+
+
+def test_synth_makes_a_long_tail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "tail"
+    size = ["--train", "2", "--val", "1", "--size", "32", "--workers", "1"]
+    assert main(["data", "synth", str(root), *size, "--lvis", "--classes", "7", "--groups", "1", "2"]) == 0
+    content = json.loads((root / "annotations/lvis_v1_train.json").read_text())
+    assert len(content["categories"]) == 7 and {k["frequency"] for k in content["categories"]} <= {"r", "c"}
+    assert main(["data", "synth", str(tmp_path / "other"), *size, "--classes", "7"]) == 2
+    assert "--classes need --lvis" in capsys.readouterr().err

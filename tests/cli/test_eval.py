@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ from PIL import Image
 from torch import nn
 
 from codetr.cli.main import main
+from codetr.prediction import Detector
 from codetr.spec import Spec, load_spec
 from codetr.structures import Detections, ImageBatch
 
@@ -66,6 +69,8 @@ class FakeDetector:
     category_ids: tuple[int, ...] = (3, 4)
     device: str = "cpu"
 
+    configured = Detector.configured
+
 
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -103,12 +108,13 @@ def test_a_results_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], eval
     file = tmp_path / "out" / "figures.json"
     options = ("--evaluator", evaluator, "--per-class", "--json", str(file))
     assert scored(tmp_path, [ENTRY], *options) == 0
-    shown = values(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    shown = values(printed)
     # One of two objects is found exactly: recall is a half, and so is precision at 51 of 101 levels of recall.
     assert shown["AR100"] == "0.500"
     assert shown["APs"] == "n/a"
-    assert shown["AP square"] == shown["AP"] == f"{51 / 101:.3f}"
-    assert shown["AP hole"] == "n/a"
+    assert shown["AP"] == f"{51 / 101:.3f}"
+    assert re.search(rf"^square +2 +{51 / 101:.3f} ", printed, re.MULTILINE)
     written = json.loads(file.read_text())
     assert written["AP"] == written["per_category_AP"]["square"] == pytest.approx(51 / 101, abs=1e-12)
     assert written["APs"] == written["per_category_AP"]["hole"] == -1
@@ -171,7 +177,13 @@ def test_errors_are_one_message(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--annotations", "gt.json"], "--annotations: only with --predictions"),
+        (["--images", "images"], "--images: only with --annotations"),
+        (["--dataset", "lvis", "--annotations", "gt.json"], "both name images"),
+        (
+            ["--predictions", "a", "--annotations", "b", "--submission", "c.zip", "--tta"],
+            "--tta and --submission: only",
+        ),
+        (["--predictions", "a", "--annotations", "b", "--dataset", "voc"], "coco, lvis, objects365"),
         (["--class-agnostic", "--iou-type", "segm"], "--class-agnostic: only with --predictions"),
         (["--predictions", "dt.json"], "--annotations FILE"),
         (["--predictions", "dt.json", "--annotations", "gt.json"], "gt.json: there is no such annotation file"),
@@ -200,10 +212,15 @@ def test_a_model_on_the_data_that_it_was_trained_on(trained: list[str], capsys: 
     assert written["settings"] == {
         "model": "runs/x",
         "data": "squares",
+        "annotations": "squares/annotations/instances_val.json",
         "evaluator": "hotcoco",
+        "protocol": "coco",
         "max_detections": 100,
+        "fixed_ap": False,
         "branch": "detr",
         "batch_size": 2,
+        "test_time": None,
+        "precision": "fp32",
         "iou_type": "bbox",
     }
 
@@ -227,13 +244,102 @@ def test_another_data_set(trained: list[str], capsys: pytest.CaptureFixture[str]
     data_set(Path("other"), classes=("square", "circle"))
     assert main(["eval", "runs/x", "--dataset", "same"]) == 0
     assert main(["eval", "runs/x", "data=same", "eval.max_detections=10"]) == 0
-    capsys.readouterr()
-    assert main(["eval", "runs/x", "--dataset", "other"]) == 2
-    assert "only the model knows hole; only the data set has circle" in capsys.readouterr().err
     assert main(["eval", "runs/x", "--dataset", "nowhere"]) == 2
     assert "nowhere" in capsys.readouterr().err
 
 
+def test_a_data_set_with_other_classes(trained: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    data_set(Path("other"), classes=("square", "circle"))
+    assert main(["eval", "runs/x", "--dataset", "other", "--json", "figures.json"]) == 0
+    printed = capsys.readouterr().out
+    for line in (
+        "the model knows 1 of the data set's 2 classes",
+        "1 it cannot know: circle",
+        "1 of its own are not in the data set: hole",
+        "0 detections of these were dropped from the best of 2 images",
+        "all 2 classes",
+        "the 1 class that the model knows",
+    ):
+        assert f"{line}\n" in printed
+    written = json.loads(Path("figures.json").read_text())
+    assert written["matched_classes"]["AP75"] == written["AP75"] == pytest.approx(1, abs=1e-12)
+    assert written["classes"] == {
+        "matched": ["square"],
+        "matched_under_another_name": {},
+        "unknown_to_the_model": ["circle"],
+        "not_in_the_data": ["hole"],
+        "dropped_detections": 0,
+    }
+    # The head says hole of every square, and the data have none.
+    assert main(["eval", "runs/x", "--dataset", "other", "--branch", "atss"]) == 0
+    assert "2 detections of these were dropped" in capsys.readouterr().out
+    data_set(Path("alien"), classes=("planet", "star"))
+    assert main(["eval", "runs/x", "--dataset", "alien"]) == 2
+    error = capsys.readouterr().err
+    assert "no class in common: the model knows square, hole; the data set has planet, star" in error
+
+
+def test_a_submission(trained: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads(Path("squares/annotations/instances_val.json").read_text())
+    images = {key: content[key] for key in ("images", "categories")}
+    Path("image_info_test-dev2017.json").write_text(json.dumps(images))
+    inputs = ["eval", "runs/x", "--annotations", "image_info_test-dev2017.json", "--images", "squares/images"]
+    assert main([*inputs, "--submission", "out/mine.zip", "--json", "figures.json"]) == 0
+    printed = capsys.readouterr().out
+    assert "wrote 2 boxes in 2 images to out/mine.zip as detections_test-dev2017_mine_results.json\n" in printed
+    assert "no annotations to score against; upload the file: https://cocodataset.org/#upload\n" in printed
+    assert "AP" not in printed
+    with zipfile.ZipFile("out/mine.zip") as archive:
+        assert archive.namelist() == ["detections_test-dev2017_mine_results.json"]
+        entries = json.loads(archive.read(archive.namelist()[0]))
+    assert entries == [
+        {"image_id": 1, "category_id": 3, "bbox": [40.0, 20.0, 32.0, 48.0], "score": 0.9},
+        {"image_id": 2, "category_id": 3, "bbox": [8.0, 16.0, 64.0, 64.0], "score": 0.9},
+    ]
+    assert json.loads(Path("figures.json").read_text())["submission"] == {"file": "out/mine.zip", "detections": 2}
+    assert main(inputs) == 2
+    assert "there are no annotations to score against" in capsys.readouterr().err
+    assert main([*inputs, "--submission", "mine.txt"]) == 2
+    assert "Name it mine.zip" in capsys.readouterr().err
+
+
+def test_a_submission_of_images_with_annotations_is_scored(
+    trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", "runs/x", "--submission", "mine.json"]) == 0
+    printed = capsys.readouterr().out
+    assert values(printed.splitlines()[2])["AP75"] == "1.000"
+    assert "wrote 2 boxes in 2 images to mine.json\n" in printed
+    assert "upload" not in printed
+    annotations = "squares/annotations/instances_val.json"
+    assert main(["eval", "--predictions", "mine.json", "--annotations", annotations]) == 0
+    assert values(capsys.readouterr().out)["AP75"] == "1.000"
+
+
+def test_augmentation_at_test_time(trained: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "runs/x", "--tta", "--json", "figures.json"]) == 0
+    assert values(capsys.readouterr().out)["AP50"] == "1.000"
+    assert json.loads(Path("figures.json").read_text())["settings"]["test_time"]["fusion"] == "wbf"
+
+
+def test_the_rules_follow_the_annotations(shared: Path, tmp_path: Path) -> None:
+    folder, file = shared / "data" / "eval", tmp_path / "figures.json"
+    expected = json.loads((folder / "expected.json").read_text())["stats"]
+    inputs = ["eval", "--predictions", str(folder / "lvis_val_100_dt.json")]
+    inputs += ["--annotations", str(folder / "lvis_val_100.json"), "--json", str(file)]
+    for options in ([], ["--dataset", "lvis"], ["--protocol", "lvis"]):
+        assert main([*inputs, *options]) == 0
+        written = json.loads(file.read_text())
+        stats = expected["lvis_val_100/bbox"]
+        assert {name: written[name] for name in stats} == pytest.approx(stats, abs=5e-7)
+    for options in (["--dataset", "coco"], ["--protocol", "coco"], ["--class-agnostic"]):
+        assert main([*inputs, *options]) == 0
+        assert "APr" not in json.loads(file.read_text())
+    assert main([*inputs, "--fixed-ap"]) == 0
+    assert json.loads(file.read_text())["settings"]["fixed_ap"] is True
+    assert main([*inputs, "--fixed-ap", "--dataset", "coco"]) == 2
+
+
 def test_the_model_itself_cannot_be_changed(trained: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "runs/x", "base.num_queries=10"]) == 2
-    assert "only data.* and eval.* can be changed here" in capsys.readouterr().err
+    assert "only data.*, eval.* and postprocess.* can be changed here" in capsys.readouterr().err

@@ -27,7 +27,7 @@ data: {dir: set, workers: 0, augment: null, resize: {size: 64, max_size: 64}}
 train: {epochs: 1, batch_size: 2, device: cpu, eval_every: null}
 """
 TRAIN, VAL = "set/annotations/instances_train.json", "set/annotations/instances_val.json"
-CURE = "`codetr data check` lists every such entry, and its `--fix OUT` writes a copy without them"
+CURE = "`codetr data check` lists every such entry, and its `--fix OUT` writes a copy in which they are mended or left out"
 
 
 def data_set(folder: Path, *classes: str) -> None:
@@ -157,7 +157,7 @@ def test_the_same_mistakes_in_the_images_of_evaluation(place: Path, error: Calla
 def test_a_truncated_jpeg_stops_and_is_named(place: Path, error: Callable[..., str]) -> None:
     cut_short("set/images/2.jpg")
     message = error("train", "tiny.yaml")
-    assert message.startswith("set/images/2.jpg: truncated or not an image (")
+    assert message.startswith("set/images/2.jpg: truncated or damaged (")
     assert message.endswith("; data.on_bad_image=skip leaves such images out")
 
 
@@ -169,7 +169,7 @@ def test_a_truncated_jpeg_is_left_out_with_one_warning_if_asked(
     assert main(["train", "tiny.yaml", "data.on_bad_image=skip", "train.epochs=2"]) == 0
     warned = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
     assert len(warned) == 1
-    assert warned[0].startswith("warning: left out: set/images/2.jpg: truncated or not an image (")
+    assert warned[0].startswith("warning: left out: set/images/2.jpg: truncated or damaged (")
     steps = [json.loads(line)["step"] for line in Path("runs/tiny/metrics.jsonl").read_text().splitlines()]
     assert steps[-1] == 4  # two epochs of two full batches: another image stands in
 
@@ -213,7 +213,7 @@ def test_images_that_cannot_be_predicted(place: Path, run: Path, error: Callable
         "set/images/2.jpeg: there is no such image or folder; did you mean '2.jpg'?"
     )
     cut_short("set/images/2.jpg")
-    assert error("predict", "set/images/2.jpg", *checkpoint).startswith("set/images/2.jpg: truncated or not an image (")
+    assert error("predict", "set/images/2.jpg", *checkpoint).startswith("set/images/2.jpg: truncated or damaged (")
 
 
 def test_the_process_itself_exits_with_code_2(place: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -166,3 +167,100 @@ def test_sample_seeds_are_spread() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
     ones = sum(bin(seed).count("1") for seed in seeds) / len(seeds)
     assert abs(ones - 31.5) < 0.3  # deviation of the mean: 0.04
+
+
+def test_an_image_that_comes_again_has_another_index() -> None:
+    """Its index and the number of images, which stands for the same image with other seeds."""
+    order = [2, 0, 2, 1, 2, 0]
+    batches = training_batches([1.0, 0.5, 2.0], batch_size=2, seed=0, epoch=0, order=order, group_by_shape=False)
+    assert batches == [[2, 0], [5, 1], [8, 3]]
+    grouped = training_batches([1.0, 0.5, 2.0], batch_size=2, seed=0, epoch=0, order=order)
+    assert sorted(map(sorted, grouped)) == [[0, 1], [2, 3], [5, 8]]
+
+
+def test_windows_of_shards_come_one_after_the_other() -> None:
+    """Six shards of forty images, two at a time, without grouping: 80 images of two shards, then of two others."""
+    shards = [index % 6 for index in range(240)]
+    windows = []
+    for epoch in range(8):
+        order = _flat(
+            training_batches(
+                [1.0] * 240,
+                batch_size=4,
+                seed=0,
+                epoch=epoch,
+                group_by_shape=False,
+                shards=shards,
+                shuffle_shards=2,
+            )
+        )
+        assert sorted(order) == list(range(240))
+        found = [{shards[index] for index in order[start : start + 80]} for start in (0, 80, 160)]
+        assert [len(window) for window in found] == [2, 2, 2]
+        # Within a window the shards take turns at random: of 239 neighbours 122 differ on average, give or take 8.
+        assert sum(shards[a] != shards[b] for a, b in pairwise(order)) > 80
+        windows.append(tuple(frozenset(window) for window in found))
+    assert len(set(windows)) >= 6  # of 90, drawn anew in each epoch: a few may be equal by chance
+
+
+def test_grouped_by_shape_reading_stays_within_a_window() -> None:
+    """Of 400 images, which are no multiple of the 64 that are grouped together."""
+    shards = [index % 6 for index in range(1200)]
+    ratios = [1 + index % 5 / 3 for index in range(1200)]
+    order = _flat(training_batches(ratios, batch_size=1, seed=0, epoch=0, shards=shards, shuffle_shards=2))
+    for shard in range(6):
+        places = [place for place, index in enumerate(order) if shards[index] == shard]
+        assert len(places) == 200 and places[-1] - places[0] < 400
+
+
+def test_all_shards_together_are_as_files() -> None:
+    ratios = [1 + index % 5 / 3 for index in range(100)]
+    shards = [index % 7 for index in range(100)]
+    files = training_batches(ratios, batch_size=4, seed=3, epoch=1)
+    assert training_batches(ratios, batch_size=4, seed=3, epoch=1, shards=shards, shuffle_shards=None) == files
+    assert training_batches(ratios, batch_size=4, seed=3, epoch=1, shards=shards, shuffle_shards=2) != files
+
+
+@given(
+    images=st.integers(1, 300),
+    shard_count=st.integers(1, 12),
+    width=st.integers(1, 5),
+    world=st.sampled_from([1, 2, 4]),
+    grouped=st.booleans(),
+    drop_last=st.booleans(),
+    repeated=st.booleans(),
+)
+def test_shards_change_the_order_alone(
+    images: int, shard_count: int, width: int, world: int, grouped: bool, drop_last: bool, repeated: bool
+) -> None:
+    """As many batches as files give, each image as often, and steps that do not depend on the ranks."""
+    shards = [index * 7 % shard_count for index in range(images)]
+    order = [index for index in range(images) for _ in range(1 + index % 3)] if repeated else None
+
+    def steps(shuffle: int | None, ranks: int) -> list[list[int]]:
+        own = [
+            training_batches(
+                [1 + index % 5 / 3 for index in range(images)],
+                batch_size=4 // ranks,
+                seed=3,
+                epoch=1,
+                rank=rank,
+                world_size=ranks,
+                group_by_shape=grouped,
+                drop_last=drop_last,
+                order=order,
+                shards=shards,
+                shuffle_shards=shuffle,
+            )
+            for rank in range(ranks)
+        ]
+        return [[index for batch in batches for index in batch] for batches in zip(*own, strict=True)]
+
+    found = steps(width, world)
+    assert found == steps(width, 1)
+    assert len(found) == len(steps(None, 1))
+    length = images if order is None else len(order)
+    if length >= 4:
+        counts = [_flat(found).count(index) for index in set(_flat(found))]
+        assert max(counts) == 1 or not drop_last
+        assert len(counts) >= length - (3 if drop_last else 0)

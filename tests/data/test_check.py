@@ -137,14 +137,14 @@ def test_image_files(write_coco, entries) -> None:
     assert {identity: kind for identity, (kind, _) in found.items()} == {
         2: Kind.BAD_IMAGE,
         3: Kind.BAD_IMAGE,
-        4: Kind.WRONG_SIZE,
+        4: Kind.TURNED,
         5: Kind.MISSING_IMAGE,
         6: Kind.LEAVES_FOLDER,
         7: Kind.MALFORMED_IMAGE,
         8: Kind.WRONG_SIZE,
     }
     assert "truncated" in found[2][1]
-    assert found[4][1].startswith("30 x 40 pixels, stated 40 x 30; its EXIF orientation")
+    assert found[4][1].startswith("30 x 40 pixels, stated 40 x 30: as its EXIF orientation 6 shows it")
     assert found[8][1] == "40 x 30 pixels, stated None x 30"
 
 

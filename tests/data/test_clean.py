@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -165,3 +166,57 @@ def test_nothing_left_is_an_error(write_coco, entries, tmp_path: Path) -> None:
     root = write_coco([image(1, "a.jpg")], [], pictures=False)
     with pytest.raises(UserError, match=r"no image of .* can be used"):
         write_clean(check_folder(root), root, tmp_path / "out")
+
+
+def test_annotations_of_a_turned_image_are_turned(write_coco, entries, tmp_path: Path) -> None:
+    """Stated 40 x 30 as shown; stored 30 x 40, to be turned by a quarter clockwise."""
+    image, annotation = entries
+    boxes = [annotation(1, 1, 3, [2, 3, 10, 5], segmentation=[[2, 3, 12, 3, 12, 8]])]
+    root = write_coco([image(1, "a.jpg")], boxes)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 40)).save(root / "images/a.jpg", exif=exif)
+    write_clean(check_folder(root), root, tmp_path / "clean")
+    content = json.loads((tmp_path / "clean/annotations/instances_train.json").read_text())
+    assert (content["images"][0]["width"], content["images"][0]["height"]) == (30, 40)
+    assert content["annotations"][0]["bbox"] == [3, 28, 5, 10]
+    assert content["annotations"][0]["segmentation"] == [[3, 38, 3, 28, 8, 28]]
+
+
+@pytest.mark.parametrize(
+    ("written", "boxes"),
+    [
+        ([[i, i, i + 20, i + 9] for i in range(10, 18)], [[i, i, 20, 9] for i in range(10, 18)]),
+        ([[0.25, 0.5, 0.5, 0.2]], [[10, 15, 20, 6]]),
+        ([[0.25, 0.5, 0.5, 0.2], [0.9, 0.5, 0.2, 0.2]], [[0, 12, 20, 6], [32, 12, 8, 6]]),
+    ],
+    ids=["corners", "shares", "shares from the centre"],
+)
+def test_boxes_of_another_form_become_pixels(
+    write_coco, entries, tmp_path: Path, written: list[list[float]], boxes: list[list[float]]
+) -> None:
+    image, annotation = entries
+    rows = [{**annotation(index, 1, 3, [0, 0, 1, 1]), "bbox": box} for index, box in enumerate(written, start=1)]
+    for row in rows:
+        row["area"] = row["bbox"][2] * row["bbox"][3] if len(written) < 3 else None
+    root = write_coco([image(1, "a.png")], rows)
+    write_clean(check_folder(root), root, tmp_path / "clean")
+    content = json.loads((tmp_path / "clean/annotations/instances_train.json").read_text())
+    found = [entry["bbox"] for entry in content["annotations"]]
+    np.testing.assert_allclose(found, boxes, atol=1e-9)
+    assert [e["area"] for e in content["annotations"]] == pytest.approx([box[2] * box[3] for box in boxes])
+    (again,) = check_folder(tmp_path / "clean")
+    assert again.count("error") == 0
+
+
+def test_sound_polygons_are_kept_and_broken_segmentations_taken_out(write_coco, entries, tmp_path: Path) -> None:
+    image, annotation = entries
+    sound = [1, 1, 9, 1, 9, 9]
+    boxes = [
+        annotation(1, 1, 3, [1, 1, 8, 8], segmentation=[sound, [1, 2, 3]]),
+        annotation(2, 1, 3, [2, 1, 8, 8], segmentation={"size": [30, 40], "counts": [7]}),
+    ]
+    root = write_coco([image(1, "a.png")], boxes)
+    write_clean(check_folder(root), root, tmp_path / "clean")
+    content = json.loads((tmp_path / "clean/annotations/instances_train.json").read_text())
+    assert [entry.get("segmentation", "none") for entry in content["annotations"]] == [[sound], "none"]

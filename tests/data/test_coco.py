@@ -284,3 +284,24 @@ def test_real_crowds(shared: Path) -> None:
     assert all(
         sample.masks is not None and sample.masks.shape == (len(sample.boxes), *sample.info.size) for sample in samples
     )
+
+
+def test_boxes_and_masks_follow_an_image_that_is_decoded_smaller(write_coco, entries) -> None:
+    image, annotation = entries
+    lengths = {"size": [31, 40], "counts": [0, 31 * 20, 31 * 20]}  # the left half
+    boxes = [
+        annotation(1, 1, 3, [10, 4, 20, 8], segmentation=[[10, 4, 30, 4, 30, 12, 10, 12]]),
+        annotation(2, 1, 3, [0, 0, 20, 31], segmentation=lengths),
+        annotation(3, 1, 3, [4, 4, 8, 8], iscrowd=1),
+    ]
+    root = write_coco([image(1, "a.jpg", 40, 31)], boxes)
+    file, folder = root / "annotations/instances_train.json", root / "images"
+    sample = CocoDataset(file, folder, masks=True, max_pixels=400)[0]
+    assert sample.image.shape == (3, 16, 20) and sample.info.size == (31, 40)
+    down = 16 / 31
+    expected = torch.tensor([[5, 4 * down, 15, 12 * down], [0, 0, 10, 16]])
+    assert torch.allclose(sample.boxes, expected)
+    assert torch.allclose(sample.ignore_boxes, torch.tensor([[2, 4 * down, 6, 12 * down]]))
+    assert sample.masks is not None and sample.masks.shape == (2, 16, 20)
+    assert sample.masks[0].sum() == 10 * 4 and sample.masks[0, 2:6, 5:15].all()
+    assert sample.masks[1, :, :10].all() and not sample.masks[1, :, 10:].any()

@@ -128,3 +128,58 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match=r"none\.jpg: cannot be read"):
         load_image(tmp_path / "none.jpg")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize(("limit", "size"), [(1200, (30, 40)), (1199, (15, 20)), (299, (8, 10)), (79, (4, 5))])
+def test_a_large_jpeg_is_decoded_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool, limit: int, size: tuple[int, int]
+) -> None:
+    if not fast:
+        monkeypatch.setattr(images, "_simplejpeg", lambda: None)
+    Image.new("RGB", (40, 30), (200, 100, 50)).save(tmp_path / "x.jpg")
+    loaded = load_image(tmp_path / "x.jpg", max_pixels=limit)
+    assert loaded.shape == (3, *size)
+    assert images.reduced((30, 40), images.reduction((30, 40), limit)) == size
+    np.testing.assert_allclose(loaded.float().mean((1, 2)), [200, 100, 50], atol=2)  # the error of coding one colour
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "limit", "reason"),
+    [
+        ("x.png", {}, 1199, "and a PNG is decoded whole (about 0.0 GB)"),
+        ("x.webp", {}, 1199, "and a WEBP is decoded whole"),
+        ("x.jpg", {"progressive": True}, 1199, "and a progressive JPEG is decoded whole"),
+        ("x.jpg", {}, 19, "and it stays larger at an eighth of its size"),
+    ],
+)
+def test_what_must_be_decoded_whole_is_refused(
+    tmp_path: Path, name: str, options: dict[str, bool], limit: int, reason: str
+) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / name, **options)
+    with pytest.raises(images.TooManyPixels) as caught:
+        load_image(tmp_path / name, max_pixels=limit)
+    assert f"{name}: 40 x 30 pixels are more than data.max_pixels={limit}, {reason}" in str(caught.value)
+    assert caught.value.size == (30, 40)
+
+
+def test_pillows_own_limit_plays_no_part_and_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _noise("RGB").save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
+    assert load_image(tmp_path / "x.png").shape == (3, 19, 23)
+    with images._PILLOW_LIMIT.lifted():
+        assert images.image_size(tmp_path / "x.png") == (19, 23)
+        assert Image.MAX_IMAGE_PIXELS is None
+    assert Image.MAX_IMAGE_PIXELS == 7
+    with pytest.raises(BadImage), images._opened(tmp_path / "none.png", tmp_path / "none.png"):
+        pass
+    assert Image.MAX_IMAGE_PIXELS == 7
+
+
+def test_the_orientation_of_a_png_is_read_without_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    _noise("RGB").save(tmp_path / "x.png", exif=exif)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    assert images.orientation(tmp_path / "x.png") == 8
+    assert images.orientation(b"no image") == 1

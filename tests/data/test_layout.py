@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from codetr.data.config import DataConfig, Split
-from codetr.data.layout import open_annotations
-from codetr.errors import UserError
+from codetr.data.layout import LAYOUTS, open_annotations, recognise, splits_of
+from codetr.errors import Notice, UserError
 
 
 def _write(path: Path, *names: str) -> None:
@@ -129,3 +129,68 @@ def test_a_wrong_explicit_file_names_the_nearest(tmp_path: Path) -> None:
     message = _error(DataConfig(train=Split(annotations=tmp_path / "label.json")))
     assert message.startswith("data.train.annotations: no file")
     assert "labels.json?" in message
+
+
+def _name_of(root: Path) -> str | None:
+    layout = recognise(root)
+    return None if layout is None else layout.name
+
+
+def test_the_first_layout_that_fits_both_splits_is_taken(tmp_path: Path) -> None:
+    assert _name_of(tmp_path) is None
+    assert splits_of(tmp_path) == ()
+    _write(tmp_path / "annotations/instances_val2017.json", "a.jpg")
+    assert _name_of(tmp_path) == "COCO"
+    assert splits_of(tmp_path) == ("val",)
+    _touch(*(tmp_path / kind / split / "a.txt" for kind in ("images", "labels") for split in ("train", "val", "test")))
+    assert _name_of(tmp_path) == "YOLO"  # which has both
+    assert splits_of(tmp_path) == ("train", "val", "test")
+    _write(tmp_path / "annotations/instances_train2017.json", "a.jpg")
+    assert _name_of(tmp_path) == "COCO"
+    _write(tmp_path / "annotations/lvis_v1_train.json", "a.jpg")
+    _write(tmp_path / "annotations/lvis_v1_val.json", "a.jpg")
+    assert _name_of(tmp_path) == "COCO"
+
+
+def test_a_folder_of_no_layout_lists_them_all(tmp_path: Path) -> None:
+    _touch(tmp_path / "a.txt")
+    message = _error(DataConfig(dir=tmp_path))
+    assert "found there: a.txt\nLooked for\n" in message
+    lines = message.splitlines()
+    assert [line.strip().partition(":")[0] for line in lines[2:]] == [layout.name for layout in LAYOUTS]
+
+
+def test_a_layout_without_the_split_names_what_it_would_be(tmp_path: Path) -> None:
+    _touch(tmp_path / "images/val/a.jpg", tmp_path / "labels/val/a.txt", tmp_path / "classes.txt")
+    message = _error(DataConfig(dir=tmp_path))
+    assert (
+        f"no train annotations in {tmp_path}, which is in the YOLO layout; looked for data.yaml that names" in message
+    )
+    assert "images/train with labels/train" in message
+
+
+def test_a_yaml_file_for_its_folder(tmp_path: Path) -> None:
+    _touch(tmp_path / "set/data.yaml")
+    assert f"give data={tmp_path / 'set'}" in _error(DataConfig(dir=tmp_path / "set/data.yaml"))
+
+
+def test_missing_images_are_left_out_on_demand(tmp_path: Path) -> None:
+    path = tmp_path / "annotations/instances_train.json"
+    _write(path, "a.jpg", "b.jpg", "../c.jpg")
+    content = json.loads(path.read_text())
+    content["images"] = [{**entry, "width": 4, "height": 3} for entry in content["images"]]
+    content["annotations"] = [{"id": i, "image_id": i, "category_id": 1, "bbox": [0, 0, 1, 1]} for i in range(3)]
+    path.write_text(json.dumps(content))
+    _touch(tmp_path / "images/a.jpg")
+    assert len(open_annotations(DataConfig(dir=tmp_path), "train")[0].images) == 3
+    with pytest.warns(Notice, match=r"1 of 3 images are left out, whose files are missing or unreadable: b\.jpg$"):
+        file, _ = open_annotations(DataConfig(dir=tmp_path, on_bad_image="skip"), "train")
+    assert [entry["id"] for entry in file.images] == [0, 2]  # a name that leaves the folder is never passed over
+    assert [entry["id"] for entry in file.annotations] == [0, 2]
+
+
+def test_a_given_image_folder_goes_with_a_layout(tmp_path: Path) -> None:
+    _write(tmp_path / "annotations/instances_train.json", "a.jpg")
+    _touch(tmp_path / "pictures/a.jpg")
+    _, images = open_annotations(DataConfig(dir=tmp_path, train=Split(images=Path("pictures"))), "train")
+    assert images == tmp_path / "pictures"

@@ -4,7 +4,10 @@ import multiprocessing
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from codetr.data.collate import collate
 from codetr.data.config import DataConfig, Resize
 from codetr.data.layout import SplitName
 from codetr.data.loader import Loader, SkippedImage, build_loader
+from codetr.data.pack import pack
 from codetr.errors import UserError
 from codetr.structures import Batch, ImageInfo
 
@@ -335,3 +339,91 @@ raise RuntimeError("in the middle of an epoch")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr.endswith("RuntimeError: in the middle of an epoch\n")
+
+
+@pytest.fixture
+def packed(opener: Opener, tmp_path: Path) -> Opener:
+    """The same images in shards of two."""
+
+    def opened(**settings: Any) -> tuple[CocoDataset, DataConfig]:
+        _, config = opener(**settings)
+        pack(config, "train", tmp_path / "packed", shard_bytes=15_000)
+        config = config.model_copy(update={"dir": tmp_path / "packed"})
+        return open_split(config, "train"), config
+
+    return opened
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world", [1, 2])
+def test_two_epochs_over_shards_and_over_files_see_the_same_images(
+    opener: Opener, packed: Opener, world: int, workers: int
+) -> None:
+    """Each once, with the same augmentation, but in another order: 3 of the 6 shards are read at a time."""
+
+    def looks(opened: Opener, epoch: int) -> list[tuple[int, float]]:
+        dataset, config = opened(workers=workers, shuffle_shards=3, drop_last=False)
+        found = []
+        for rank in range(world):
+            loader = build_loader(dataset, config, split="train", batch_size=1, seed=4, rank=rank, world_size=world)
+            loader.set_epoch(epoch)
+            found += [(batch.infos[0].image_id, batch.images.pixels.sum().item()) for batch in loader]
+        return found
+
+    for epoch in (0, 1):
+        files, shards = looks(opener, epoch), looks(packed, epoch)
+        assert set(files) == set(shards) and len({image for image, _ in files}) == 11
+        assert len(files) == len(shards) == -(-11 // world) * world
+        assert files != shards
+
+
+def test_shards_are_the_files_where_all_are_shuffled_and_in_evaluation(opener: Opener, packed: Opener) -> None:
+    for split in ("train", "val"):
+        epochs = []
+        for opened in (opener, packed):
+            dataset, config = opened(shuffle_shards=None if split == "train" else 1)
+            batches = build_loader(dataset, config, split=split, batch_size=2, seed=4)  # type: ignore[arg-type]
+            epochs.append([replace(b, infos=tuple(replace(i, file="") for i in b.infos)) for b in batches])
+        assert _same(*epochs)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_are_resumed_where_they_stopped(packed: Opener, workers: int) -> None:
+    dataset, config = packed(workers=workers, shuffle_shards=2)
+    loader = build_loader(dataset, config, split="train", batch_size=2, seed=1)
+    loader.set_epoch(3)
+    whole = list(loader)
+    resumed = build_loader(dataset, config, split="train", batch_size=2, seed=1)
+    resumed.set_epoch(3, start_batch=2)
+    assert _same(list(resumed), whole[2:])
+
+
+def test_reading_stays_within_a_window_of_shards(packed: Opener) -> None:
+    dataset, config = packed(shuffle_shards=1, group_by_shape=False)
+    shards = [
+        Path(batch.infos[0].file).parent.name
+        for batch in build_loader(dataset, config, split="train", batch_size=1, seed=0)
+    ]
+    assert len(set(shards)) == 6
+    assert sum(a != b for a, b in pairwise(shards)) == 5  # each of them is read to its end
+
+
+@pytest.mark.parametrize("opened", ["opener", "packed"])
+def test_rare_classes_come_several_times(opened: str, request: pytest.FixtureRequest) -> None:
+    """All objects of five of the eleven images are dogs (id 7): t = 1 gives them sqrt(11 / 5), or 1.48 places."""
+    dataset, config = request.getfixturevalue(opened)(repeat={"threshold": 1.0}, drop_last=False, shuffle_shards=2)
+    dogs = {info.image_id for info, labels in zip(dataset.infos, dataset.image_classes(), strict=True) if 1 in labels}
+    assert len(dogs) == 5
+    counts: Counter[int] = Counter()
+    seeds = set()
+    for epoch in range(4):
+        loader = build_loader(dataset, config, split="train", batch_size=1, seed=2)
+        loader.set_epoch(epoch)
+        batches = list(loader)
+        assert len(batches) == len(loader) == 15  # 10 images with objects have 1.48 places each, one has one
+        counts.update(_ids(batches))
+        seeds |= {b.targets.seeds.item() for b in batches if b.targets.seeds is not None}
+        assert {1, 2} >= set(Counter(_ids(batches)).values())
+    assert counts[11] == 4
+    assert len(seeds) == 60  # an image that comes twice in an epoch does not look the same
+    assert len(list(build_loader(dataset, config, split="val", batch_size=1, seed=2))) == 11

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from codetr.data.augment.geometry import RandomSizeCrop, ResizeShortSide, resized
 from codetr.data.augment_config import Augment, Color, Crop
 from codetr.data.coco import Sample
 from codetr.data.config import DataConfig, Resize
@@ -15,11 +16,8 @@ from codetr.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     DetectionTransform,
-    RandomSizeCrop,
-    ResizeShortSide,
     build_transform,
     normalise,
-    resized,
 )
 from codetr.structures import ImageInfo
 
@@ -229,3 +227,86 @@ def test_resize_agrees_with_torchvision() -> None:
     image = torch.randint(0, 256, (3, 90, 140), dtype=torch.uint8)
     ours = ResizeShortSide((45,), 1000)(F.to_image(image))
     assert torch.equal(ours, v2.Resize((45, 70), antialias=True)(F.to_image(image)))
+
+
+def _speck(color: int, *, masks: bool = True) -> Sample:
+    """A square of 40 px on black; its label is its colour."""
+    image = torch.zeros(3, 160, 240, dtype=torch.uint8)
+    image[:, 60:100, 100:140] = color
+    boxes = torch.tensor([[100.0, 60, 140, 100]])
+    found = image[:1].bool() if masks else None
+    return Sample(image, boxes, torch.tensor([color]), torch.zeros(0, 4), found, ImageInfo(color, "x", (160, 240)))
+
+
+def _several(**settings: Any) -> DetectionTransform:
+    return build_transform(DataConfig(masks=True, augment=Augment(flip=0, **settings)), "train")
+
+
+JITTER = {"size": 200, "low": 0.5, "high": 1.5}
+
+
+def test_the_recipe_of_one_image_needs_no_others() -> None:
+    assert {_augment().companions(seed) for seed in range(20)} == {0}
+    assert {_several(jitter=JITTER).companions(seed) for seed in range(20)} == {0}
+    config = DataConfig.model_validate({"masks": True, "augment": {"jitter": JITTER, "copy_paste": {}}})
+    assert build_transform(config, "val").companions(3) == 0
+
+
+def test_how_many_others_are_needed() -> None:
+    assert {_several(jitter=JITTER, copy_paste={}).companions(seed) for seed in range(20)} == {1}
+    assert {_several(mosaic={"probability": 1}, mixup={"probability": 1}).companions(seed) for seed in range(20)} == {4}
+    counts = [_several(mosaic={"probability": 0.25}).companions(seed) for seed in range(400)]
+    assert set(counts) == {0, 3} and 70 < counts.count(3) < 130  # 100 expected, deviation 8.7
+
+
+def test_copy_paste_takes_the_objects_of_the_other_image() -> None:
+    transform = _several(jitter=JITTER, copy_paste={})
+    found = [transform(_speck(250), [_speck(100)], seed=seed) for seed in range(60)]
+    assert all(sample.image.shape == (3, 200, 200) for sample in found)
+    assert all(sample.info.image_id == 250 for sample in found)
+    labels = [sample.labels.tolist() for sample in found]
+    pasted = sum(100 in some for some in labels)
+    assert 15 < pasted < 45  # none or one of one, so 30 expected, deviation 3.9
+    assert [250, 100] in labels  # beside each other
+    assert all(some in ([], [250], [100], [250, 100]) for some in labels)
+
+
+def test_mosaic_and_mixup_come_with_any_recipe() -> None:
+    four = [_speck(color) for color in (50, 100, 150, 200)]
+    seen: set[int] = set()
+    for recipe in ({"scales": (100,), "crop": None}, {"jitter": JITTER}, {"jitter": JITTER, "copy_paste": {}}):
+        transform = _several(**recipe, mosaic={"probability": 1, "size": 120}, mixup={"probability": 1})
+        for seed in range(6):
+            others = [*four[1:], *[_speck(250)] * (transform.companions(seed) - 3)]
+            result = transform(four[0], others, seed=seed)
+            seen |= set(result.labels.tolist())
+            assert result.masks is not None and result.masks.shape[1:] == result.image.shape[1:]
+            assert len(result.masks) == len(result.boxes) == len(result.labels)
+            height, width = result.image.shape[1:]
+            assert (result.boxes >= 0).all() and (result.boxes <= torch.tensor([width, height] * 2)).all()
+    assert seen == {50, 100, 150, 200, 250}
+
+
+def test_several_images_and_a_seed_give_one_result() -> None:
+    transform = _several(jitter=JITTER, copy_paste={}, mixup={"probability": 1}, color=Color())
+    others = [_speck(100), _speck(150)]
+    first, again, other = (transform(_speck(250), others, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first.image, again.image) and torch.equal(first.boxes, again.boxes)
+    assert not torch.equal(first.image, other.image)
+
+
+def test_padding_of_jitter_is_grey_before_normalisation() -> None:
+    small = _several(jitter={"size": 200, "low": 0.5, "high": 0.5})(_speck(250), seed=0)
+    grey = normalise(torch.full((3, 1, 1), 114, dtype=torch.uint8))
+    assert torch.equal(small.image[:, 67:], grey.expand(3, 133, 200))  # 160 x 240 became 67 x 100
+    assert torch.equal(small.image[:, :, 100:], grey.expand(3, 200, 100))
+
+
+def test_both_images_of_a_mixture_and_of_copy_paste_are_transformed() -> None:
+    mixed = _several(scales=(80,), crop=None, mixup={"probability": 1})(_speck(250), [_speck(100)], seed=0)
+    assert mixed.image.shape == (3, 80, 120)
+    assert mixed.boxes.tolist() == [[50, 30, 70, 50]] * 2
+    transform = _several(jitter={"size": 120, "low": 1.0, "high": 1.0}, copy_paste={})
+    found = [transform(_speck(250), [_speck(100)], seed=seed) for seed in range(12)]
+    assert {tuple(sample.labels.tolist()) for sample in found} == {(250,), (100,)}  # the square lies on its like
+    assert all(sample.boxes.tolist() == [[50, 30, 70, 50]] for sample in found)

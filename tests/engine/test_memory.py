@@ -141,3 +141,9 @@ def test_amounts() -> None:
         "1.0 GB",
         "2.5 GB",
     ]
+
+
+def test_classes_count_in_the_example_as_in_training() -> None:
+    targets = example_batch(BatchShape(2, 64, 64, 3, federated=7), torch.device("cpu"))[1]
+    assert targets.counted_classes is not None and targets.counted_classes.shape == (2, 7)
+    assert example_batch(SHAPE, torch.device("cpu"))[1].counted_classes is None

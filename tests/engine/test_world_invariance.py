@@ -29,6 +29,16 @@ SPECS = {
     # Negatives join the positives up to the largest number in the batch, that of any rank.
     "co_deformable": (SPEC, (HEADS, "collaborative.fill=negatives")),
     "co_dino": (DINO, (HEADS, "base.denoising.queries=6")),
+    # One of the two classes counts where an image has none; which one depends on the image alone.
+    "federated": (
+        SPEC,
+        (
+            "heads={atss: {federated: true}}",
+            "criterion.federated=true",
+            "data.federated.classes=1",
+            "data.repeat.threshold=1",
+        ),
+    ),
 }
 OBJECTS = (0, 0, 0, 3, 1, 0, 0, 0, 2, 4, 0, 1, 1, 1, 3, 0)
 """Of sixteen images, in batches of four."""

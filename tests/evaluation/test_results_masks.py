@@ -14,13 +14,13 @@ from torch import Tensor
 
 from codetr.data.synthetic import generate
 from codetr.errors import UserError
-from codetr.evaluation.evaluators import EVALUATORS, CocoRules, open_evaluator, score
+from codetr.evaluation.evaluators import EVALUATORS, Rules, open_evaluator, score
 from codetr.evaluation.results import Results, collect, image_results, read_results, write_results
 from codetr.evaluation.truth import GroundTruth
 from codetr.ops.masks import crop_masks
 from codetr.structures import Detections
 
-SEGM = CocoRules(iou_type="segm")
+SEGM = Rules(iou_type="segm")
 
 
 def decoded(results: Results) -> Tensor:

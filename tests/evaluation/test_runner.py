@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from codetr.errors import UserError
 from codetr.evaluation.config import EvalConfig
 from codetr.evaluation.evaluators import EVALUATORS, open_evaluator
+from codetr.evaluation.results import Results
 from codetr.evaluation.runner import check_branch, detect, evaluate_model
 from codetr.evaluation.truth import GroundTruth
 from codetr.structures import Batch, Detections, ImageBatch, ImageInfo, Targets
@@ -65,47 +68,82 @@ RIGHT = {
 }
 
 
+def detected(model: Remembering, loader: list[Batch], ids: Sequence[int | None] = CATEGORY_IDS) -> list[list[float]]:
+    """Rows of all detections."""
+    found: list[Results] = []
+    detect(model, loader, lambda image_id, results: found.append(results), category_ids=ids)
+    return Results.joined(found).rows().tolist()
+
+
+def ignore(image_id: int, results: Results) -> None:
+    """What is found is of no interest."""
+
+
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_boxes_are_scored_in_pixels_of_the_files(name: str) -> None:
     figures = evaluate_model(
         Remembering(RIGHT), LOADER, truth=TRUTH, category_ids=CATEGORY_IDS, evaluator=open_evaluator(name)
-    )
+    )["bbox"]
     assert figures.per_class == pytest.approx({"dog": 1.0, "cat": 1.0}, abs=1e-12)
 
 
 def test_results_carry_the_ids_of_the_file() -> None:
-    results = detect(Remembering(RIGHT), LOADER, category_ids=CATEGORY_IDS)
-    assert results.rows()[:, [0, 6]].tolist() == [[11, 30], [4, 7]]
-    assert results.boxes.tolist() == [[20, 40, 60, 80], [0, 0, 50, 50]]
+    rows = detected(Remembering(RIGHT), LOADER)
+    assert rows == [[11, 20, 40, 60, 80, pytest.approx(0.9), 30], [4, 0, 0, 50, 50, pytest.approx(0.8), 7]]
+
+
+def test_detections_of_classes_that_the_data_lack_make_room_for_others() -> None:
+    many = detections((0, 0, 8, 8, 0.9, 0), (0, 0, 7, 7, 0.8, 1), (0, 0, 6, 6, 0.7, 0), (0, 0, 5, 5, 0.6, 1))
+    found: list[Results] = []
+    model = Remembering({4: many})
+    dropped = detect(
+        model,
+        [batch((4, (50, 60), (50, 60)))],
+        lambda image_id, results: found.append(results),
+        category_ids=(None, 30),
+        max_detections=2,
+    )
+    assert model.calls[0][1] == 6  # 1 + 2 classes for 1 that is known, for each that is wanted
+    assert found[0].boxes[:, 2].tolist() == [7, 5]
+    assert found[0].category_ids.tolist() == [30, 30]
+    assert dropped == 1  # the other would not have been among the two best
 
 
 def test_an_image_that_comes_twice_counts_once() -> None:
-    once = detect(Remembering(RIGHT), LOADER, category_ids=CATEGORY_IDS)
-    twice = detect(Remembering(RIGHT), [*LOADER, LOADER[0]], category_ids=CATEGORY_IDS)
-    assert twice.rows().tolist() == once.rows().tolist()
+    once = evaluate_model(Remembering(RIGHT), LOADER, truth=TRUTH, category_ids=CATEGORY_IDS)
+    wrong = {11: detections((0, 0, 5, 5, 0.95, 1), (10, 20, 40, 60, 0.9, 1)), 4: RIGHT[4]}
+    model = Remembering(RIGHT)
+
+    def loader() -> Iterator[Batch]:
+        yield from LOADER
+        model.answers = wrong
+        yield LOADER[0]
+
+    assert evaluate_model(model, loader(), truth=TRUTH, category_ids=CATEGORY_IDS) == once
+    assert evaluate_model(model, LOADER[:1], truth=TRUTH, category_ids=CATEGORY_IDS) != once
 
 
 def test_images_that_were_not_loaded_count_as_missed() -> None:
     figures = evaluate_model(Remembering(RIGHT), LOADER[1:], truth=TRUTH, category_ids=CATEGORY_IDS)
-    assert figures.AP == 0
+    assert figures["bbox"].AP == 0
 
 
 def test_the_model_is_evaluated_in_evaluation_mode_and_given_back_as_it_came() -> None:
     model = Remembering(RIGHT)
     done: list[int] = []
-    detect(model, LOADER, category_ids=CATEGORY_IDS, branch="atss", max_detections=7, progress=done.append)
+    detect(model, LOADER, ignore, category_ids=CATEGORY_IDS, branch="atss", max_detections=7, progress=done.append)
     assert model.calls == [("atss", 7, False, False)] * 2
     assert model.training
     assert done == [2, 1]
     model.eval()
-    detect(model, LOADER, category_ids=CATEGORY_IDS)
+    detect(model, LOADER, ignore, category_ids=CATEGORY_IDS)
     assert not model.training
 
 
 def test_the_mode_comes_back_after_an_error() -> None:
     model = Remembering({})
     with pytest.raises(KeyError):
-        detect(model, LOADER, category_ids=CATEGORY_IDS)
+        detect(model, LOADER, ignore, category_ids=CATEGORY_IDS)
     assert model.training
 
 
@@ -113,7 +151,7 @@ def test_an_unknown_branch_is_answered_with_those_there_are() -> None:
     model = Remembering(RIGHT)
     check_branch(model, "detr")
     with pytest.raises(UserError, match=r"no branch 'faster_rcnn'\. It has detr, atss\.$"):
-        detect(model, LOADER, category_ids=CATEGORY_IDS, branch="faster_rcnn")
+        detect(model, LOADER, ignore, category_ids=CATEGORY_IDS, branch="faster_rcnn")
     model.heads = nn.ModuleDict()
     with pytest.raises(UserError, match=r"no branch 'atss'\. It has detr\. .* without its heads"):
         check_branch(model, "atss")
@@ -128,9 +166,12 @@ def test_images_of_another_data_set_are_named() -> None:
 def test_settings_name_their_limits() -> None:
     assert EvalConfig().model_dump() == {
         "evaluator": "hotcoco",
-        "max_detections": 100,
+        "protocol": "auto",
+        "max_detections": None,
         "branch": "detr",
         "batch_size": 2,
+        "test_time": None,
+        "precision": "fp32",
     }
     with pytest.raises(ValueError, match="max_detections"):
         EvalConfig(max_detections=0)

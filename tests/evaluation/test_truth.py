@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from codetr.data.annotations import AnnotationFile
 from codetr.errors import UserError
 from codetr.evaluation.truth import GroundTruth
 
@@ -48,6 +49,14 @@ def test_the_file_is_left_as_it_is(tmp_path: Path) -> None:
     GroundTruth.parse(content, file="gt.json")
     assert json.loads(file.read_text()) == CONTENT
     assert content == CONTENT
+
+
+def test_what_a_reader_of_annotations_returns() -> None:
+    file = AnnotationFile(Path("gt.json"), CONTENT["images"], CONTENT["annotations"], CONTENT["categories"], {})
+    truth = GroundTruth.of(file)
+    assert (truth.file, truth.names) == ("gt.json", ("cat", "dog"))
+    assert truth.boxes.tolist() == parse().boxes.tolist()
+    assert truth.objects() == [0, 1]  # a crowd region is none
 
 
 def test_names_that_do_not_tell_categories_apart_carry_the_id() -> None:

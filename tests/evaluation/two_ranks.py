@@ -7,50 +7,56 @@ import sys
 
 import numpy as np
 import torch.distributed as dist
+from evaluation_cases import IMAGES, RULES, case
 
 from codetr.errors import UserError
-from codetr.evaluation.evaluators import CocoRules, score
-from codetr.evaluation.results import Results
-from codetr.evaluation.runner import score_gathered
-from codetr.evaluation.truth import GroundTruth
+from codetr.evaluation.evaluators import EVALUATORS, open_evaluator
+from codetr.evaluation.gather import from_leader, to_leader
+from codetr.evaluation.scorer import Scorer
 
-TRUTH = GroundTruth.parse(
-    {
-        "images": [{"id": image, "height": 64, "width": 64} for image in (1, 2, 3)],
-        "categories": [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}],
-        "annotations": [
-            {"id": image, "image_id": image, "category_id": 7, "bbox": [5, 5, 40, 40], "iscrowd": 0}
-            for image in (1, 2, 3)
-        ],
-    },
-    file="gt.json",
-)
-HIT, MISS = [5, 5, 40, 40, 0.9], [50, 50, 10, 10, 0.8]
-ROWS = ([[1, *HIT, 7], [3, *HIT, 7]], [[2, *MISS, 7], [2, *HIT, 7], [3, *HIT, 7], [3, *MISS, 7]])
-ALL = [*ROWS[0], *ROWS[1][:2]]
+SHARES = (IMAGES[3::-1], IMAGES[2:5])  # two images come to both of them
 
 
 def main(rank: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    rules = CocoRules()
-    figures = score_gathered(results(ROWS[rank]), truth=TRUTH, rules=rules)
-    empty = score_gathered(results(ROWS[1] if rank else []), truth=TRUTH, rules=rules)
-    nothing = score_gathered(results([]), truth=TRUTH, rules=rules)
-    try:
-        score_gathered(results([[1, *HIT, 8]] if rank else []), truth=TRUTH, rules=rules)
-        failure = "none"
-    except (UserError, RuntimeError) as error:
-        failure = str(error)
-    alone = score(TRUTH, results(ALL), rules=rules)
+    figures = {}
+    for evaluator in EVALUATORS:
+        for name, rules in RULES.items():
+            truth, found = case(rules)
+            scorer = Scorer(truth, rules, evaluator=open_evaluator(evaluator))
+            for image in (*SHARES[rank], SHARES[rank][0]):
+                # What the second rank finds in an image that the first has as well does not count.
+                counts = rank == 0 or image not in SHARES[0]
+                scorer.add(image, found[image] if counts else found[image].take(np.arange(len(found[image]) // 2)))
+            figures[f"{evaluator}: {name}"] = [one.numbers() for one in scorer.figures(classes=[0, 3])]
+    contents = to_leader(b"abc" if rank else b"")
+    answer = {"figures": figures, "contents": [content.decode() for content in contents], "failure": failure()}
     dist.destroy_process_group()
-    assert figures.per_class == alone.per_class
-    assert empty == score(TRUTH, results(ROWS[1]), rules=rules)
-    answer = {"figures": figures.as_dict(), "alone": alone.as_dict(), "empty": nothing.AP, "failure": failure}
     print(json.dumps(answer))
 
 
-def results(rows: list[list[float]]) -> Results:
-    return Results.of(np.array(rows, dtype=np.float64).reshape(-1, 7))
+def failure() -> str:
+    def compute() -> list[float]:
+        raise UserError("no figures")
+
+    try:
+        from_leader(compute, 3)
+    except (UserError, RuntimeError) as error:
+        return str(error)
+    return "none"
+
+
+def alone() -> dict[str, list[list[float]]]:
+    """What one process finds in all images."""
+    figures = {}
+    for evaluator in EVALUATORS:
+        for name, rules in RULES.items():
+            truth, found = case(rules)
+            scorer = Scorer(truth, rules, evaluator=open_evaluator(evaluator))
+            for image, results in found.items():
+                scorer.add(image, results)
+            figures[f"{evaluator}: {name}"] = [one.numbers() for one in scorer.figures(classes=[0, 3])]
+    return figures
 
 
 if __name__ == "__main__":

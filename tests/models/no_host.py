@@ -91,10 +91,12 @@ def fake_step(
 ) -> FakeStep:
     """Of a model, whose parameters become fakes. masks: the objects have some. kernels: as on a GPU that has them.
 
-    The images have seeds, as in training.
+    The images have seeds, and classes that count in a federated loss, as in training.
     """
     images, targets = batch(masks=masks)
-    targets = dataclasses.replace(targets, seeds=torch.arange(len(targets.counts)))
+    number = len(targets.counts)
+    counted = torch.ones(number, model.num_classes, dtype=torch.bool)
+    targets = dataclasses.replace(targets, seeds=torch.arange(number), counted_classes=counted)
     fakes, watch = Fakes(device), NoHost()
     with patch("codetr_kernels.backend._chosen", lambda *device: kernels), FakeTensorMode():
         fakes.model(model)

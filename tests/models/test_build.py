@@ -146,3 +146,10 @@ def test_a_step_follows_from_the_seeds_of_its_images(base: dict[str, Any]) -> No
     assert found[0] == found[1]
     changed = {name.split(".")[0] for name in found[0] if found[0][name] != found[2][name]}
     assert {"pos", "faster_rcnn"} <= changed and ("dn" in changed) == (base is not ONE_STAGE)
+
+
+def test_a_softmax_base_cannot_leave_classes_out() -> None:
+    settings = small_spec(DETR, {}).model_dump()
+    settings["criterion"] |= {"federated": True}
+    with pytest.raises(UserError, match=r"base detr classifies by softmax.*leave criterion\.federated out"):
+        build(ModelSpec.model_validate(settings), NUM_CLASSES)

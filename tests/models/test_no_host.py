@@ -12,9 +12,10 @@ import pytest
 from every_base import tiny_model
 from head_matrix import forms
 from no_host import BACKWARD_DEVICE, fake_step
-from small import HEADS, NUM_CLASSES, OTHER_HEADS, PLUS_PLUS, small_model
+from small import HEADS, NUM_CLASSES, OTHER_HEADS, PLUS_PLUS, SMALL_RCNN, small_model, small_spec
 from torch import Tensor, nn
 
+from codetr.models.build import build
 from codetr.models.collaborative import Collaborative
 from codetr.registry import names
 
@@ -83,3 +84,20 @@ def test_the_losses_are_made_on_a_device_without_kernels() -> None:
     step = fake_step(with_heads("both"), kernels=False)
     assert on_device(step.losses)
     assert "codetr_kernels.deform_attention_fused.default" not in step.operators
+
+
+def test_a_federated_loss_is_made_on_the_device() -> None:
+    """Of the criterion, a one-stage head with quality focal loss, and a second stage of sigmoid classes."""
+    roi = {**SMALL_RCNN["roi"], "class_loss": "sigmoid", "federated": True}
+    heads = {
+        "atss": {"federated": True, "class_loss": "quality_focal"},
+        "faster_rcnn": {**SMALL_RCNN, "roi": roi},
+    }
+    spec = small_spec(PLUS_PLUS, heads)
+    criterion = spec.criterion.model_copy(update={"federated": True})
+    model = build(spec.model_copy(update={"criterion": criterion}), NUM_CLASSES)
+    step = fake_step(model)
+    assert on_device(step.losses)
+    assert "aten.masked_fill.Scalar" in step.operators
+    fake_step(model, device=BACKWARD_DEVICE, backward=True)
+    assert without_gradient(model) == []

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from codetr.assigners.atss import ATSSAssigner
 from codetr.losses.box import giou_loss
-from codetr.losses.focal import binary_cross_entropy, sigmoid_focal_loss_rows
+from codetr.losses.focal import binary_cross_entropy
 from codetr.models.heads.contract import Head
-from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals
+from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals, focal_rows
 from codetr.models.parts.distances import centerness_target
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.priors import AnchorGrid
@@ -32,7 +32,7 @@ from codetr.structures import Targets
 
 @final
 class ATSS(DenseHead, Head):
-    """Losses `cls` (focal), `box` (GIoU weighted by centerness) and `centerness`.
+    """Losses `cls` (focal or quality focal), `box` (GIoU weighted by centerness) and `centerness`.
 
     The positives are anchors; the candidates handed to the sampler are the anchors of all levels in the order of
     `AnchorGrid`, invalid ones excluded. The feature of an anchor is the pyramid's value at its cell.
@@ -72,9 +72,7 @@ class ATSS(DenseHead, Head):
         assert output.quality is not None
         target = centerness_target(output.priors.boxes, goals.measured) * positive
         count, weight = divisor(goals.num_positives(least=1)), divisor(target.sum())
-        focal = sigmoid_focal_loss_rows(
-            output.logits, goals.labels, goals.counted, alpha=config.alpha, gamma=config.gamma
-        )
+        focal = focal_rows(config, output, goals)
         giou = giou_loss(output.boxes, goals.measured) * target
         entropy = binary_cross_entropy(output.quality, target) * positive
         return {

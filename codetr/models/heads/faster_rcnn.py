@@ -50,7 +50,7 @@ class FasterRCNN(Head):
         pooled = self.roi.pool(pyramid, regions.boxes, output_size=self.roi.config.output_size)
         logits, deltas = self.roi(pooled)
         positives = self.roi.positives(regions, pooled, self.sampler, seeds=targets.seeds)
-        losses = self.rpn.losses(first, targets) | self.roi.losses(logits, deltas, regions)
+        losses = self.rpn.losses(first, targets) | self.roi.losses(logits, deltas, regions, targets.counted_classes)
         return HeadOutput(losses, positives)
 
     @torch.no_grad()

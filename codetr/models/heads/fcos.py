@@ -21,9 +21,9 @@ from torch import Tensor
 
 from codetr.assigners.fcos import FCOSAssigner
 from codetr.losses.box import giou_loss
-from codetr.losses.focal import binary_cross_entropy, sigmoid_focal_loss_rows
+from codetr.losses.focal import binary_cross_entropy
 from codetr.models.heads.contract import Head
-from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals
+from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals, focal_rows
 from codetr.models.parts.distances import boxes_at, centerness_target, centres
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.priors import AnchorGrid
@@ -33,7 +33,7 @@ from codetr.structures import Targets
 
 @final
 class FCOS(DenseHead, Head):
-    """Losses `cls` (focal), `box` (GIoU weighted by centerness) and `centerness`.
+    """Losses `cls` (focal or quality focal), `box` (GIoU weighted by centerness) and `centerness`.
 
     Points lie in the middle of the cells. A positive becomes the square of `point_scale` strides round its point
     (Co-DETR, Table 1: 8 * 2^(3 + level)); the candidates handed to the sampler are the points of all levels, level
@@ -80,9 +80,7 @@ class FCOS(DenseHead, Head):
         assert output.quality is not None
         target = centerness_target(output.priors.boxes, goals.measured) * positive
         count, weight = divisor(goals.num_positives(least=0)), divisor(target.sum())
-        focal = sigmoid_focal_loss_rows(
-            output.logits, goals.labels, goals.counted, alpha=config.alpha, gamma=config.gamma
-        )
+        focal = focal_rows(config, output, goals)
         giou = giou_loss(output.boxes, goals.measured) * target
         entropy = binary_cross_entropy(output.quality, target) * positive
         return {

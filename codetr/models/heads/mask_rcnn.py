@@ -55,7 +55,7 @@ class MaskRCNN(Head):
         pooled = self.roi.pool(pyramid, regions.boxes, output_size=self.roi.config.output_size)
         positives = self.roi.positives(regions, pooled, self.sampler, seeds=targets.seeds)
         logits, deltas = self.roi(pooled)
-        losses = self.rpn.losses(first, targets) | self.roi.losses(logits, deltas, regions)
+        losses = self.rpn.losses(first, targets) | self.roi.losses(logits, deltas, regions, targets.counted_classes)
         return HeadOutput(losses | self.mask.losses(self.roi, pyramid, regions, targets), positives)
 
     @torch.no_grad()

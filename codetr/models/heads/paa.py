@@ -21,7 +21,7 @@ from codetr.assigners.paa import PAAAssigner
 from codetr.losses.box import giou_loss
 from codetr.losses.focal import binary_cross_entropy, sigmoid_focal_loss_rows
 from codetr.models.heads.contract import Head
-from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals
+from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals, focal_rows
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.priors import AnchorGrid
 from codetr.ops.boxes import DeltaCoder, aligned_iou
@@ -31,9 +31,11 @@ from codetr.structures import Targets
 
 @final
 class PAA(DenseHead, Head):
-    """Losses `cls` (focal), `box` (GIoU weighted by the IoU of the prediction) and `iou` (that IoU, as a probability).
+    """Losses `cls` (focal or quality focal), `box` (GIoU weighted by the IoU of the prediction) and `iou` (that IoU,
+    as a probability).
 
-    An offered anchor is judged by its weighted class and box loss against its object. The positives are the anchors
+    An offered anchor is judged by its weighted focal and box loss against its object, whatever the class loss: the
+    quality focal loss would think well of an anchor that expects little and is right. The positives are the anchors
     that are kept; the candidates handed to the sampler are the anchors of all levels in the order of `AnchorGrid`,
     invalid ones excluded. The feature of an anchor is the pyramid's value at its cell.
     """
@@ -85,9 +87,7 @@ class PAA(DenseHead, Head):
         assert output.quality is not None
         iou = aligned_iou(output.boxes.detach(), goals.measured).clamp(max=1) * positive
         count, weight = divisor(goals.num_positives(least=0)), divisor(iou.sum())
-        focal = sigmoid_focal_loss_rows(
-            output.logits, goals.labels, goals.counted, alpha=config.alpha, gamma=config.gamma
-        )
+        focal = focal_rows(config, output, goals)
         giou = giou_loss(output.boxes, goals.measured) * iou
         entropy = binary_cross_entropy(output.quality, iou) * positive
         return {

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from codetr.assigners.max_iou import MaxIoUAssigner
 from codetr.losses.box import giou_loss
-from codetr.losses.focal import sigmoid_focal_loss_rows
 from codetr.models.heads.contract import Head
-from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals
+from codetr.models.parts.dense_head import DenseHead, DenseOutput, FocalConfig, Goals, focal_rows
 from codetr.models.parts.positive_sampler import PositiveSampler
 from codetr.models.parts.priors import AnchorGrid
 from codetr.ops.boxes import DeltaCoder
@@ -39,7 +38,7 @@ class _Layer(nn.Module):
 
 @final
 class RetinaNet(DenseHead, Head):
-    """Losses `cls` (focal) and `box` (GIoU), divided by the number of positives over the ranks.
+    """Losses `cls` (focal or quality focal) and `box` (GIoU), divided by the number of positives over the ranks.
 
     The positives are anchors; the candidates handed to the sampler are the anchors of all levels in the order of
     `AnchorGrid`, without invalid ones and those between the two thresholds. The feature of an anchor is the pyramid's
@@ -96,9 +95,7 @@ class RetinaNet(DenseHead, Head):
     def losses(self, output: DenseOutput, goals: Goals) -> dict[str, Tensor]:
         config = self.config
         count = divisor(goals.num_positives(least=1))
-        focal = sigmoid_focal_loss_rows(
-            output.logits, goals.labels, goals.counted, alpha=config.alpha, gamma=config.gamma
-        )
+        focal = focal_rows(config, output, goals)
         giou = giou_loss(output.boxes, goals.measured) * goals.positive
         return {
             "cls": config.class_weight * focal.sum() / count,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,11 +21,14 @@ from torch import Tensor, nn
 
 from codetr.assigners.contract import IGNORED, Priors, matched
 from codetr.config import Section
+from codetr.losses.federated import only_counted
+from codetr.losses.focal import quality_focal_loss, sigmoid_focal_loss_rows
+from codetr.losses.focal_settings import FocalSettings
 from codetr.models.parts.conv_tower import ConvTower, init_normal
 from codetr.models.parts.detections import best_per_class, top_of_levels
 from codetr.models.parts.positive_sampler import PositiveSampler, gather_positives
 from codetr.models.parts.priors import AnchorGrid, flat_cells
-from codetr.ops.boxes import clip, widened
+from codetr.ops.boxes import aligned_iou, clip, widened
 from codetr.ops.gather import take
 from codetr.structures import Detections, HeadOutput, Positives, Pyramid, Targets
 
@@ -36,17 +39,15 @@ class DenseConfig(Section):
     stacked_convs: int = Field(1, ge=0, description="layers of each tower (paper Table 12)")
     anchors_in_padding: bool = Field(False, description="anchors in the padding of the batch are negatives too")
     class_weight: float = Field(1.0, ge=0, description="weight of the class loss")
+    federated: bool = Field(False, description="only the classes drawn for an image count (needs data.federated)")
     nms_candidates: int = Field(1000, ge=1, description="best scores of a level that enter NMS")
     nms_iou: float = Field(0.6, gt=0, le=1, description="overlap above which NMS drops a box")
     score_threshold: float = Field(0.0, ge=0, lt=1, description="predictions must score more than this")
     max_detections: int = Field(100, ge=1, description="detections of an image")
 
 
-class FocalConfig(DenseConfig):
-    """Of the heads whose class loss is the focal loss."""
-
-    alpha: float = Field(0.25, ge=0, le=1, description="weight of positives in the focal loss")
-    gamma: float = Field(2.0, ge=0, description="exponent of the focal loss")
+class FocalConfig(FocalSettings, DenseConfig):
+    """Of the heads whose class loss is one of the focal losses."""
 
 
 class Predictions(NamedTuple):
@@ -90,6 +91,16 @@ class Goals:
     def num_positives(self, *, least: int) -> Tensor:
         """The number of positives on this rank, each image counted as having at least `least`; float."""
         return self.positive.sum(1).clamp(min=least).sum().float()
+
+
+def focal_rows(config: FocalConfig, output: DenseOutput, goals: Goals) -> Tensor:
+    """(B, P) class loss of each prior, summed over the classes, 0 where it does not count."""
+    if config.class_loss == "focal":
+        return sigmoid_focal_loss_rows(
+            output.logits, goals.labels, goals.counted, alpha=config.alpha, gamma=config.gamma
+        )
+    quality = aligned_iou(output.boxes.detach(), goals.measured).clamp(max=1)
+    return quality_focal_loss(output.logits, goals.labels, quality, goals.counted, beta=config.gamma)
 
 
 class DenseHead(nn.Module):
@@ -137,7 +148,8 @@ class DenseHead(nn.Module):
 
     @abstractmethod
     def losses(self, output: DenseOutput, goals: Goals) -> dict[str, Tensor]:
-        """Weighted scalars by their terms."""
+        """Weighted scalars by their terms. With `federated`, the logits of classes that do not count are such that a
+        sigmoid loss of them is 0 (`losses.federated`)."""
 
     @abstractmethod
     def decode(self, priors: Tensor, box: Tensor, strides: Tensor) -> Tensor:
@@ -152,7 +164,9 @@ class DenseHead(nn.Module):
         output = self._output(pyramid)
         goals = self._goals(self.assign(output, targets), output.priors, targets)
         positives = self._positives(pyramid, output.priors, goals, seeds=targets.seeds)
-        return HeadOutput(self.losses(output, goals), positives)
+        counted = targets.counted_classes if self.config.federated else None
+        judged = replace(output, logits=only_counted(output.logits, counted))
+        return HeadOutput(self.losses(judged, goals), positives)
 
     def _output(self, pyramid: Pyramid) -> DenseOutput:
         priors = self.anchors.priors(pyramid)

@@ -10,15 +10,23 @@ from pydantic import Field
 from torch import Tensor
 
 from codetr.config import Section
-from codetr.ops.boxes import cxcywh_to_xyxy
+from codetr.ops.boxes import cxcywh_to_xyxy, widened
 from codetr.ops.gather import take
 from codetr.structures import DecoderOutput, Detections
 
 
 class SoftNMSConfig(Section):
-    """Linear soft-NMS within each class (published for Co-DINO, +0.2 AP)."""
+    """Soft-NMS within each class (published for Co-DINO, linear, +0.2 AP).
 
-    iou_threshold: float = Field(0.8, ge=0, le=1, description="overlap above which a lower score falls, times 1 - IoU")
+    The authors' code takes the 900 best candidates and keeps the 300 best of what soft-NMS leaves; mmdetection's takes
+    300 (`candidates`). Source: Bodla et al., arXiv 1704.04503.
+    """
+
+    method: Literal["linear", "gaussian"] = Field(
+        "linear", description="a lower score falls by 1 - IoU, or by exp(-IoU^2 / sigma)"
+    )
+    iou_threshold: float = Field(0.8, ge=0, le=1, description="linear: overlap above which a lower score falls")
+    sigma: float = Field(0.5, gt=0, description="gaussian: the smaller, the more a score falls")
     min_score: float = Field(0.001, ge=0, lt=1, description="a detection whose score falls to it is dropped")
     candidates: int = Field(900, ge=1, description="best pairs of query and class of an image that enter")
 
@@ -45,8 +53,9 @@ def top_detections(
     soft = None if config is None else config.soft_nms
     limit = max_detections if soft is None else soft.candidates
     query, labels, scores = _ranked(output.logits[-1].float(), limit, classification)
-    extent = sizes.flip(-1).repeat(1, 2)[:, None].to(output.boxes.dtype)
-    boxes = cxcywh_to_xyxy(take(output.boxes[-1], query)) * extent
+    chosen = widened(take(output.boxes[-1], query))  # in half precision corners would be whole pixels off
+    extent = sizes.flip(-1).repeat(1, 2)[:, None].to(chosen.dtype)
+    boxes = cxcywh_to_xyxy(chosen) * extent
     boxes = boxes.clamp(min=0).minimum(extent)
     if soft is not None:
         return _softened(boxes, scores, labels, soft, limit=max_detections)
@@ -60,7 +69,9 @@ def _softened(boxes: Tensor, scores: Tensor, labels: Tensor, soft: SoftNMSConfig
         scores,
         labels,
         torch.ones_like(labels, dtype=torch.bool),
+        method=soft.method,
         iou_threshold=soft.iou_threshold,
+        sigma=soft.sigma,
         min_score=soft.min_score,
         limit=limit,
     )

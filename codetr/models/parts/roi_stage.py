@@ -9,11 +9,13 @@ Dimension key: B images, S regions, N proposals, K classes, C channels, O side o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from codetr.assigners.contract import Priors, matched
@@ -21,6 +23,8 @@ from codetr.assigners.max_iou import MaxIoUAssigner
 from codetr.assigners.sampling import sample_balanced
 from codetr.config import Section
 from codetr.losses.box import giou_loss
+from codetr.losses.federated import only_counted
+from codetr.losses.focal import binary_cross_entropy, one_hot
 from codetr.models.parts.conv_tower import init_normal, init_xavier
 from codetr.models.parts.detections import best_per_class
 from codetr.models.parts.positive_sampler import PositiveSampler, gather_positives
@@ -45,11 +49,26 @@ class RoiConfig(Section):
     samples: int = Field(512, ge=2, description="regions of an image in the loss")
     positive_fraction: float = Field(0.25, gt=0, le=1, description="most of these that are positive")
     add_ground_truth: bool = Field(True, description="the objects themselves join the proposals")
+    class_loss: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="cross-entropy of the classes and background, or binary cross-entropy of each class"
+    )
+    federated: bool = Field(
+        False, description="only the classes drawn for an image count (needs data.federated, class_loss: sigmoid)"
+    )
     class_weight: float = Field(1.0, ge=0, description="weight of the cross-entropy")
     giou_weight: float = Field(10.0, ge=0, description="weight of the GIoU loss")
     nms_iou: float = Field(0.5, gt=0, le=1, description="overlap above which NMS drops a box of the same class")
     score_threshold: float = Field(0.0, ge=0, lt=1, description="predictions must score more than this")
     max_detections: int = Field(100, ge=1, description="detections of an image")
+
+    @model_validator(mode="after")
+    def _classes_can_be_left_out(self) -> RoiConfig:
+        if self.federated and self.class_loss == "softmax":
+            raise ValueError(
+                "federated needs class_loss: sigmoid; the probabilities of a softmax depend on all classes, so that "
+                "none can be left out"
+            )
+        return self
 
     @property
     def max_positives(self) -> int:
@@ -73,9 +92,10 @@ class Regions:
 
 
 class RoiStage(nn.Module):
-    """Two shared linear layers on pooled features; softmax classes and class-specific boxes.
+    """Two shared linear layers on pooled features; classes and class-specific boxes.
 
-    All levels of the pyramid but the appended coarsest one are pooled from.
+    The logits are K + 1, the last for background, with `class_loss: softmax`, and K with `sigmoid`. All levels of the
+    pyramid but the appended coarsest one are pooled from.
     stream: of the head, whose children the draws here are.
     """
 
@@ -92,11 +112,14 @@ class RoiStage(nn.Module):
         self.finest_scale = config.finest_scale or 14.0 * strides[0]
         width = dim * config.output_size**2
         self.fc = nn.ModuleList([nn.Linear(width, config.hidden), nn.Linear(config.hidden, config.hidden)])
-        self.cls = nn.Linear(config.hidden, num_classes + 1)
+        self.is_sigmoid = config.class_loss == "sigmoid"
+        self.cls = nn.Linear(config.hidden, num_classes if self.is_sigmoid else num_classes + 1)
         self.deltas = nn.Linear(config.hidden, num_classes * 4)
         init_xavier(self.fc)
         init_normal(self.cls, std=0.01)
         init_normal(self.deltas, std=0.001)
+        if self.is_sigmoid:
+            nn.init.constant_(self.cls.bias, -math.log(99))  # every class starts at a probability of 0.01
 
     @torch.no_grad()
     def sample(self, proposals: Tensor, valid: Tensor, targets: Targets) -> Regions:
@@ -139,17 +162,23 @@ class RoiStage(nn.Module):
         )
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, S, K + 1), background last, and deltas (B, S, K, 4) from pooled features."""
+        """Class logits (B, S, K + 1), background last, or (B, S, K), and deltas (B, S, K, 4) from pooled features."""
         hidden = features.flatten(2)
         for layer in self.fc:
             hidden = layer(hidden).relu()
         return self.cls(hidden), self.deltas(hidden).unflatten(2, (self.num_classes, 4))
 
-    def losses(self, logits: Tensor, deltas: Tensor, regions: Regions) -> dict[str, Tensor]:
-        """`cls` and `box`, each divided by the number of regions, negatives included, over the ranks."""
+    def losses(
+        self, logits: Tensor, deltas: Tensor, regions: Regions, counted: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """`cls` and `box`, each divided by the number of regions, negatives included, over the ranks.
+
+        counted: `Targets.counted_classes`. Sigmoid classes: the sum over them, as in Detectron2, whose head has an
+        unused logit for background besides.
+        """
         count = divisor(regions.valid.sum().float())
         positive = regions.valid & (regions.labels < self.num_classes)
-        cross_entropy = F.cross_entropy(widened(logits).transpose(1, 2), regions.labels, reduction="none")
+        cross_entropy = self._class_loss(logits, regions.labels, counted)
         label = regions.labels.clamp(max=self.num_classes - 1)
         own_deltas = deltas.gather(2, label[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
         # A negative is measured against its own region, which is finite, and weighs nothing.
@@ -160,11 +189,19 @@ class RoiStage(nn.Module):
             "box": self.config.giou_weight * (giou * positive).sum() / count,
         }
 
+    def _class_loss(self, logits: Tensor, labels: Tensor, counted: Tensor | None) -> Tensor:
+        """(B, S) of logits against labels (B, S), K = background."""
+        if not self.is_sigmoid:
+            return F.cross_entropy(widened(logits).transpose(1, 2), labels, reduction="none")
+        logits = only_counted(logits, counted if self.config.federated else None)
+        return binary_cross_entropy(logits, one_hot(labels, self.num_classes)).sum(2)
+
     @torch.no_grad()
     def detect(self, pyramid: Pyramid, proposals: Tensor, valid: Tensor) -> list[Detections]:
         """Detections from proposals (B, N, 4) of which valid (B, N) are meant."""
         logits, deltas = self(self.pool(pyramid, proposals, output_size=self.config.output_size))
-        scores = widened(logits).softmax(-1)[..., :-1]
+        logits = widened(logits)
+        scores = logits.sigmoid() if self.is_sigmoid else logits.softmax(-1)[..., :-1]
         boxes = self.coder.decode(proposals.unsqueeze(2), deltas)
         label = torch.arange(self.num_classes, device=scores.device).expand_as(scores)
         scored = (scores > self.config.score_threshold) & valid.unsqueeze(2)

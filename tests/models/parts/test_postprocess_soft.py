@@ -65,3 +65,32 @@ def test_a_spec_turns_it_on() -> None:
     assert spec.postprocess.soft_nms is None
     assert all(len(d.scores) == 20 for d in plain)
     assert any(a.scores.sum() < b.scores.sum() for a, b in zip(found, plain, strict=True))
+
+
+def test_gaussian_decay_needs_no_threshold() -> None:
+    prediction = output([0.9, 0.002], [0.8, 0.0015], [0.5, 0.6])
+    settings = PostprocessConfig(soft_nms=SoftNMSConfig(method="gaussian", sigma=0.7, candidates=4))
+    (found,) = top_detections(prediction, SIZES, max_detections=10, config=settings)
+    assert found.labels.tolist() == [0, 1, 0, 0]
+    softened = 0.8 * math.exp(-(0.9**2) / 0.7)
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.6, 0.5, softened]), atol=1e-5, rtol=0)
+
+
+def test_candidates_are_chosen_before_scores_fall() -> None:
+    """Two candidates: the third box is not there to take the place of the second, as in mmdetection's order."""
+    prediction = output([0.9, 0.0005], [0.8, 0.0005], [0.5, 0.0005])
+    (found,) = top_detections(prediction, SIZES, max_detections=2, config=soft(candidates=2))
+    torch.testing.assert_close(found.scores, torch.tensor([0.9, 0.08]), atol=1e-5, rtol=0)
+    (others,) = top_detections(prediction, SIZES, max_detections=2, config=soft(candidates=3))
+    torch.testing.assert_close(others.scores, torch.tensor([0.9, 0.5]), atol=1e-5, rtol=0)
+
+
+def test_boxes_in_half_precision_are_brought_to_pixels_in_single() -> None:
+    """0.2002 of 2000 pixels: bfloat16 products would be multiples of two pixels."""
+    boxes = torch.tensor([[[[0.5, 0.5, 0.2002, 0.2002]]]], dtype=torch.bfloat16)
+    (found,) = top_detections(
+        DecoderOutput(torch.zeros(1, 1, 1, 1), boxes), torch.tensor([[2000.0, 2000.0]]), max_detections=1
+    )
+    side = boxes[0, 0, 0, 2].float() * 2000
+    assert found.boxes.dtype == torch.float32
+    torch.testing.assert_close(found.boxes[0, 2] - found.boxes[0, 0], side, atol=1e-3, rtol=0)

@@ -136,3 +136,34 @@ def test_detect_obeys_the_score_threshold() -> None:
     pyramid = Pyramid(tuple(torch.zeros(1, 4, n, n) for n in (4, 2, 1)), (8, 16, 32), torch.tensor([[32.0, 32.0]]))
     (found,) = head.detect(pyramid, torch.tensor([[[0.0, 0, 10, 10]]]), torch.tensor([[True]]))
     assert len(found.scores) == 0
+
+
+def test_sigmoid_losses_literal() -> None:
+    """Each class on its own: a region costs log 2 for each of the classes that count, whatever its label; the padded
+    slot costs nothing."""
+    head = stage(class_loss="sigmoid", federated=True, class_weight=2.0)
+    assert head.cls.out_features == K
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [5, 5, 9, 9], [0, 0, 0, 0]]])
+    labels = torch.tensor([[1, K, K]])
+    regions = Regions(boxes, torch.tensor([[0, -1, -1]]), labels, boxes, torch.tensor([[True, True, False]]))
+    logits, deltas = torch.zeros(1, 3, K), torch.zeros(1, 3, K, 4)
+    assert head.losses(logits, deltas, regions)["cls"].item() == pytest.approx(2 * K * math.log(2))
+    some = head.losses(logits, deltas, regions, torch.tensor([[False, True, True]]))
+    assert some["cls"].item() == pytest.approx(2 * 2 * math.log(2))
+    # Of the labelled class -log p, of others -log(1 - p), with p = 3/4 of class 1 in both regions.
+    logits[..., 1] = math.log(3)
+    one = head.losses(logits, deltas, regions, torch.tensor([[False, True, False]]))
+    assert one["cls"].item() == pytest.approx(2 * (-math.log(3 / 4) - math.log(1 / 4)) / 2)
+
+
+def test_sigmoid_scores_and_first_probabilities() -> None:
+    head = stage(class_loss="sigmoid", max_detections=4)
+    pyramid = Pyramid(tuple(torch.zeros(1, 4, n, n) for n in (4, 2, 1)), (8, 16, 32), torch.tensor([[32.0, 32.0]]))
+    proposals, valid = torch.tensor([[[0.0, 0, 10, 10]]]), torch.tensor([[True]])
+    (found,) = head.detect(pyramid, proposals, valid)
+    assert found.scores.tolist() == pytest.approx([0.01] * K, rel=1e-5)
+    with torch.no_grad():
+        head.cls.bias.copy_(torch.tensor([2.0, 1.0, 3.0]))
+    (found,) = head.detect(pyramid, proposals, valid)
+    assert found.labels.tolist() == [2, 0, 1]
+    torch.testing.assert_close(found.scores, torch.tensor([3.0, 2.0, 1.0]).sigmoid())

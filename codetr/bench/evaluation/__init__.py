@@ -1,0 +1,1 @@
+"""Detection end to end, from files to boxes, and the scoring of what is detected."""
