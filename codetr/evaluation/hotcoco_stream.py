@@ -19,8 +19,10 @@ MOST_OF_LVIS = 300
 
 
 def takes(rules: Rules) -> bool:
-    """True for rules that can be followed image by image. Fixed AP needs all detections of a class."""
-    return rules.limit is not None and (rules.protocol == "coco" or rules.limit <= MOST_OF_LVIS)
+    """True for rules that can be followed image by image, with classes told apart. Fixed AP needs all of a class."""
+    if rules.limit is None or rules.class_agnostic:
+        return False
+    return rules.protocol == "coco" or rules.limit <= MOST_OF_LVIS
 
 
 class MatchedImages(Stream):
@@ -60,6 +62,7 @@ class MatchedImages(Stream):
     def _take(self, image_id: int, results: Results) -> None:
         if self._rules.protocol == "lvis":
             results = results.take(np.sort(np.argsort(-results.scores, kind="stable")[: self._rules.limit]))
+            results = results.take(np.flatnonzero(results.areas(self._truth) > 0))  # as LVIS counts them
         position = int(np.searchsorted(self._truth.image_ids, image_id).clip(max=len(self._truth.image_ids) - 1))
         found = self._masks(results) if self._rules.iou_type == "segm" else self._boxes(results)
         if self._truth.image_ids[position] == image_id:
@@ -91,7 +94,8 @@ class MatchedImages(Stream):
     def _objects(self, position: int) -> list[dict[str, Any]]:
         truth, with_masks = self._truth, self._rules.iou_type == "segm"
         rows = self._order[self._starts[position] : self._starts[position + 1]].tolist()
-        crowds = self._rules.protocol == "coco"  # LVIS has none
+        crowds = self._rules.protocol == "coco"  # LVIS has none, and counts nothing without an area
+        rows = [row for row in rows if crowds or truth.areas[row] > 0]
         return [
             {
                 "id": row + 1,

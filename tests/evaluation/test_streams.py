@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from codetr.evaluation.evaluators import EVALUATORS, Rules, open_evaluator, scor
 from codetr.evaluation.figures import Figures
 from codetr.evaluation.hotcoco_stream import MatchedImages
 from codetr.evaluation.packing import unpack
-from codetr.evaluation.results import Results
+from codetr.evaluation.results import IouType, Results
 from codetr.evaluation.scorer import Scorer, open_stream
 from codetr.evaluation.streams import KeptDetections, Stream, divided, in_order
 from codetr.evaluation.truth import GroundTruth
@@ -46,6 +47,33 @@ def test_more_detections_than_lvis_streams_take_are_all_counted() -> None:
     assert figures_of(truth, rules, "hotcoco", found) == figures_of(truth, rules, "pycocotools", found)
     cut = {image: results.take(np.arange(min(300, len(results)))) for image, results in found.items()}
     assert figures_of(truth, rules, "hotcoco", cut) != figures_of(truth, rules, "hotcoco", found)
+
+
+def all_at_once(truth: GroundTruth, rules: Rules, found: dict[int, Results], evaluator: str) -> Figures:
+    everything = in_order(Results.joined([results for results in found.values() if len(results)]))
+    return score(truth, everything, evaluator=open_evaluator(evaluator), rules=rules)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_lvis_counts_nothing_without_an_area(kind: IouType) -> None:
+    rules = Rules(kind, protocol="lvis", max_detections=8)
+    truth, found = case(rules, seed=3)
+    truth = replace(truth, areas=np.where(np.arange(len(truth.areas)) % 3 == 0, 0.0, truth.areas))
+    flat = {image: replace(results, boxes=results.boxes.copy()) for image, results in found.items()}
+    for results in flat.values():
+        results.boxes[::4, 2] = 0.0
+    expected = all_at_once(truth, rules, flat, "pycocotools")
+    assert figures_of(truth, rules, "hotcoco", flat) == expected
+    assert expected != all_at_once(replace(truth, areas=truth.areas + 1.0), rules, flat, "pycocotools")
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_a_stream_does_not_tell_classes_apart_if_told_so(evaluator: str) -> None:
+    rules = Rules(class_agnostic=True)
+    truth, found = case(rules)
+    expected = all_at_once(truth, rules, found, evaluator)
+    assert figures_of(truth, rules, evaluator, found) == expected
+    assert expected != all_at_once(truth, Rules(), found, evaluator)
 
 
 def test_images_are_matched_as_they_come_where_that_is_possible() -> None:
