@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from codetr.data.augment_config import Augment
 from codetr.data.coco import CocoDataset
 from codetr.data.config import DataConfig
 from codetr.engine.config import TrainConfig
@@ -111,7 +112,8 @@ def largest_batch(data: CocoDataset, config: DataConfig, images: int) -> BatchSh
     padded = [(math.ceil(height / step) * step, math.ceil(width / step) * step) for height, width in extents]
     height, width = max(padded, key=math.prod)
     federated = len(data.classes) if config.federated is not None else None
-    return BatchShape(images, height, width, max(1, *data.object_counts()), config.masks, federated)
+    objects = _most_objects(data.object_counts(), config.augment)
+    return BatchShape(images, height, width, objects, config.masks, federated)
 
 
 def example_batch(shape: BatchShape, device: torch.device) -> tuple[ImageBatch, Targets]:
@@ -203,6 +205,10 @@ def _extent(sizes: set[tuple[int, int]], config: DataConfig) -> tuple[int, int]:
     augment = config.augment
     if augment is None:
         return _largest([resized(size, config.resize.size, config.resize.max_size) for size in sizes])
+    if augment.jitter is not None:
+        return augment.jitter.size, augment.jitter.size
+    if augment.mosaic is not None:
+        sizes = sizes | {(2 * augment.mosaic.size, 2 * augment.mosaic.size)}
     resize: Callable[[tuple[int, int]], tuple[int, int]]
     resize = lambda size: resized(size, max(augment.scales), augment.max_size)  # noqa: E731
     results = [resize(size) for size in sizes]
@@ -212,6 +218,18 @@ def _extent(sizes: set[tuple[int, int]], config: DataConfig) -> tuple[int, int]:
             low, high = ([min(side, bound) for side in size] for bound in (crop.low, crop.high))
             results += [resize((low[0], high[1])), resize((high[0], low[1]))]
     return _largest(results)
+
+
+def _most_objects(counts: Sequence[int], augment: Augment | None) -> int:
+    """Objects of the fullest image that can come about, at least 1."""
+    most = max(1, *counts)
+    if augment is None:
+        return most
+    if augment.mosaic is not None:
+        most *= 4
+    if augment.copy_paste is not None:
+        most += min(most, augment.copy_paste.max_objects)
+    return 2 * most if augment.mixup is not None else most
 
 
 def _largest(sizes: list[tuple[int, int]]) -> tuple[int, int]:

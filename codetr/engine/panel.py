@@ -85,7 +85,9 @@ def print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:
 def print_outcome(console: Console, outcome: Outcome, run: Path) -> None:
     """The best figures, where everything lies, and what to do next."""
     place = shlex.quote(str(run))
-    rows = {name: f"{outcome.figures[name]:.4f}" for name in ("AP", "AP50") if name in outcome.figures}
+    rows = {
+        name: f"{outcome.figures[name]:.4f}" for name in ("AP", "AP50", "APr", "segm/AP") if name in outcome.figures
+    }
     rows["run"] = str(run)
     if outcome.signal is not None:
         rows["stopped"] = f"by signal {outcome.signal} after step {outcome.step}; everything is saved"

@@ -192,7 +192,8 @@ def _options(config: TrainConfig) -> str:
         options.append("train.precision=bf16")
     if config.parallel == "ddp":
         options.append("train.parallel=fsdp (with several GPUs)")
-    return f"It takes less with {'; '.join(options)}; or smaller images, data.augment.scales and max_size."
+    smaller = "smaller images (data.augment: scales and max_size, or jitter.size)"
+    return f"It takes less with {'; '.join(options)}; or {smaller}."
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import torch
 from test_distributed import SPEC, write_data
 from torch import Tensor, nn
 
-from codetr.data.augment_config import Augment, Crop
+from codetr.data.augment_config import Augment, CopyPaste, Crop, Jitter, MixUp, Mosaic
 from codetr.data.coco import CocoDataset, open_split
 from codetr.data.config import DataConfig, Resize
 from codetr.engine.config import EmaConfig, TrainConfig
@@ -131,6 +131,25 @@ def test_the_largest_batch(tmp_path: Path, settings: dict[str, object], expected
     data = data_of(tmp_path, (300, 600), (300, 400), (600, 300))
     config = DataConfig.model_validate({"resize": Resize(size=500, max_size=1000), "group_by_shape": False, **settings})
     assert largest_batch(data, config, 3) == BatchShape(3, *expected, objects=4)
+
+
+@pytest.mark.parametrize(
+    ("augment", "expected"),
+    [
+        (Augment(jitter=Jitter(size=256)), (256, 256, 4)),
+        # At most the objects of the fullest image again, or two of them.
+        (Augment(jitter=Jitter(size=256), copy_paste=CopyPaste()), (256, 256, 8)),
+        (Augment(jitter=Jitter(size=256), copy_paste=CopyPaste(max_objects=2)), (256, 256, 6)),
+        (Augment(jitter=Jitter(size=256), mixup=MixUp()), (256, 256, 8)),
+        # Four times the fullest image, on a canvas of 1280 x 1280 whose sides become 400.
+        (Augment(scales=(400,), crop=None, mosaic=Mosaic()), (400, 800, 16)),
+    ],
+)
+def test_the_largest_batch_of_several_images(tmp_path: Path, augment: Augment, expected: tuple[int, int, int]) -> None:
+    data = data_of(tmp_path, (300, 600), (300, 400), (300, 600))
+    config = DataConfig(augment=augment, masks=True)
+    height, width, objects = expected
+    assert largest_batch(data, config, 3) == BatchShape(3, height, width, objects, masks=True)
 
 
 def test_amounts() -> None:
