@@ -72,11 +72,16 @@ class Targets:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Where an image of a batch comes from. size: height and width in pixels of the image file."""
+    """Where an image of a batch comes from.
+
+    size: height and width in pixels of the image file. content: those that it has in the batch, if more than it counts
+    as image there (`data.resize.square`); None: `ImageBatch.sizes`.
+    """
 
     image_id: int
     file: str
     size: tuple[int, int]
+    content: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,15 @@ class Split(Section):
 
 
 class Resize(Section):
-    """Size of images in evaluation and prediction: short side and longest side, in pixels."""
+    """Size of images in evaluation and prediction: short side and longest side, in pixels.
+
+    square: fill up to a square of `max_size` with grey, which the model takes for image: as it was trained with
+    large-scale jitter. Test-time augmentation has sizes of its own and fills up nothing.
+    """
 
     size: int = Field(800, gt=0)
     max_size: int = Field(1333, gt=0)
+    square: bool = False
 
 
 class Synthetic(Section):

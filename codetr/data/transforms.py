@@ -20,6 +20,7 @@ from codetr.data.augment.copy_paste import copy_paste
 from codetr.data.augment.geometry import LargeScaleJitter, RandomSizeCrop, ResizeShortSide, resized
 from codetr.data.augment.mixup import mixup
 from codetr.data.augment.mosaic import mosaic
+from codetr.data.augment.objects import GREY
 from codetr.data.augment.view import View
 from codetr.data.augment_config import Augment, Color, Crop
 from codetr.data.batches import sample_seed
@@ -42,11 +43,13 @@ class DetectionTransform:
     """A transform of one image, with what mixes it with others, and the normalisation by ImageNet's mean and deviation.
 
     several: the settings of mosaic, copy-paste and mixup. `companions` tells how many further samples a call needs.
+    side: of the square that the image is filled up to with grey in the end; None: it is not.
     """
 
-    def __init__(self, view: View | v2.Transform, several: Augment | None = None) -> None:
+    def __init__(self, view: View | v2.Transform, several: Augment | None = None, *, side: int | None = None) -> None:
         self.view = view if isinstance(view, View) else View(view)
         self.several = Augment() if several is None else several
+        self.side = side
 
     def companions(self, seed: int) -> int:
         """How many other samples of the data set go into the sample with this seed."""
@@ -61,6 +64,8 @@ class DetectionTransform:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerator
             sample = self._augmented(sample, iter(others), seed)
+        if self.side is not None:
+            sample = _filled_up(sample, self.side)
         return replace(sample, image=normalise(sample.image))
 
     def _augmented(self, sample: Sample, others: Iterator[Sample], seed: int) -> Sample:
@@ -92,12 +97,19 @@ def build_transform(config: DataConfig, split: SplitName) -> DetectionTransform:
     """The recipe for training, the evaluation resize for validation (and for training if `data.augment` is null)."""
     if split == "train" and config.augment is not None:
         return DetectionTransform(_recipe(config.augment), config.augment)
-    return DetectionTransform(evaluation_resize(config.resize))
+    resize = config.resize
+    return DetectionTransform(evaluation_resize(resize), side=resize.max_size if resize.square else None)
 
 
 def evaluation_resize(config: Resize) -> v2.Transform:
     """Short side to `size`, but the longest side to `max_size` at most."""
     return ResizeShortSide((config.size,), config.max_size)
+
+
+def fill_up(image: Tensor, side: int) -> Tensor:
+    """Pixels (3, H, W) with grey on the right and below, up to a square of this side."""
+    height, width = image.shape[-2:]
+    return F.pad(image, [0, 0, side - width, side - height], fill=[float(GREY)])
 
 
 def normalise(image: Tensor) -> Tensor:
@@ -106,6 +118,13 @@ def normalise(image: Tensor) -> Tensor:
     return F.normalize(
         F.to_dtype(planar, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True
     )
+
+
+def _filled_up(sample: Sample, side: int) -> Sample:
+    height, width = sample.image.shape[-2:]
+    masks = None if sample.masks is None else F.pad(sample.masks, [0, 0, side - width, side - height])
+    info = replace(sample.info, content=(height, width))
+    return replace(sample, image=fill_up(sample.image, side), masks=masks, info=info)
 
 
 def _recipe(config: Augment) -> View:

@@ -204,7 +204,10 @@ def _extent(sizes: set[tuple[int, int]], config: DataConfig) -> tuple[int, int]:
 
     augment = config.augment
     if augment is None:
-        return _largest([resized(size, config.resize.size, config.resize.max_size) for size in sizes])
+        plain = config.resize
+        if plain.square:
+            return plain.max_size, plain.max_size
+        return _largest([resized(size, plain.size, plain.max_size) for size in sizes])
     if augment.jitter is not None:
         return augment.jitter.size, augment.jitter.size
     if augment.mosaic is not None:

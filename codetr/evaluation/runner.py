@@ -104,7 +104,7 @@ def detect(
                     keep = known.to(detections.labels.device)[detections.labels]
                     dropped += int((~keep[:max_detections]).sum())
                     detections = _chosen(detections, keep).first(max_detections)
-                in_file = detections.rescale((size[0], size[1]), info.size)
+                in_file = detections.rescale(info.content or (size[0], size[1]), info.size)
                 own_size = info.size if with_masks else None
                 take(info.image_id, image_results(info.image_id, in_file, ids, size=own_size))
             if progress is not None:

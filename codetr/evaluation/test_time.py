@@ -78,14 +78,18 @@ def as_read(sample: Sample, *, seed: int) -> Sample:
     return sample
 
 
-def evaluation_pixels(pixels: Tensor, short: int, longest: int) -> Tensor:
-    """Pixels of a file, (3, H, W) uint8, as a model takes them: resized as for evaluation, normalised."""
+def evaluation_pixels(pixels: Tensor, short: int, longest: int, *, square: bool = False) -> Tensor:
+    """Pixels of a file, (3, H, W) uint8, as a model takes them: resized as for evaluation, normalised.
+
+    square: filled up with grey to a square of the longest side.
+    """
     from torchvision.transforms.v2 import functional as F  # slow to import
 
-    from codetr.data.transforms import normalise, resized
+    from codetr.data.transforms import fill_up, normalise, resized
 
     size = resized((pixels.shape[-2], pixels.shape[-1]), short, longest)
-    return normalise(F.resize(pixels, list(size), antialias=True))
+    fitting = F.resize(pixels, list(size), antialias=True)
+    return normalise(fill_up(fitting, longest) if square else fitting)
 
 
 def batch_of(images: Sequence[Tensor], *, pad_multiple: int | None = None) -> ImageBatch:

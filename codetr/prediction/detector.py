@@ -129,14 +129,23 @@ class Detector:
     def _prepared(self, pixels: Tensor) -> Tensor:
         """What the model takes of pixels on its device: for several sizes the pixels themselves, which it resizes."""
         resize = self.spec.data.resize
-        return pixels if self.spec.eval.test_time else evaluation_pixels(pixels, resize.size, resize.max_size)
+        if self.spec.eval.test_time:
+            return pixels
+        return evaluation_pixels(pixels, resize.size, resize.max_size, square=resize.square)
 
-    def _model_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of what the model takes of a picture of this size; (0, 0) of one that cannot be read."""
+    def _content_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of a picture of this size for the model; (0, 0) of one that cannot be read."""
         from codetr.data.transforms import resized
 
         resize = self.spec.data.resize
         return size if self.spec.eval.test_time or 0 in size else resized(size, resize.size, resize.max_size)
+
+    def _model_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what the model takes of it."""
+        resize = self.spec.data.resize
+        if resize.square and not self.spec.eval.test_time and 0 not in size:
+            return resize.max_size, resize.max_size
+        return self._content_size(size)
 
     def _batches(self, pictures: Iterable[Ready], most: int) -> Iterator[list[Ready]]:
         """Runs of at most `most` pictures that are of one size for the model."""
@@ -164,12 +173,12 @@ class Detector:
         limit = DEFAULT_LIMITS["lvis" if settings.protocol == "lvis" else "coco"]
         prepared = [self._prepared(ready.pixels.to(self.device)) for ready in batch]
         images = batch_of(prepared, pad_multiple=self.spec.data.pad_multiple)
-        height, width = prepared[0].shape[-2:]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             found = tested.predict(images, branch=settings.branch, max_detections=settings.max_detections or limit)
         predictions = []
         for ready, detections in zip(batch, found, strict=True):
-            in_picture = to_device(detections.above(score), "cpu").rescale((height, width), ready.size)
+            content = self._content_size((ready.pixels.shape[1], ready.pixels.shape[2]))
+            in_picture = to_device(detections.above(score), "cpu").rescale(content, ready.size)
             predictions.append(
                 Prediction(
                     in_picture, self.classes, ready.pixels, ready.size, ready.file, ready.index, ready.orientation

@@ -310,3 +310,21 @@ def test_both_images_of_a_mixture_and_of_copy_paste_are_transformed() -> None:
     found = [transform(_speck(250), [_speck(100)], seed=seed) for seed in range(12)]
     assert {tuple(sample.labels.tolist()) for sample in found} == {(250,), (100,)}  # the square lies on its like
     assert all(sample.boxes.tolist() == [[50, 30, 70, 50]] for sample in found)
+
+
+def test_a_square_is_filled_up_with_grey_that_counts_as_image() -> None:
+    """10 x 20 pixels become 4 x 8, and 8 x 8 with grey below: 114 / 255 by ImageNet's mean and deviation."""
+    info = ImageInfo(1, "a.png", (10, 20))
+    masks = torch.ones(1, 10, 20, dtype=torch.bool)
+    boxes = torch.tensor([[0.0, 0.0, 20.0, 10.0]])
+    sample = Sample(torch.full((3, 10, 20), 255, dtype=torch.uint8), boxes, torch.tensor([3]), boxes[:0], masks, info)
+    config = DataConfig(augment=None, resize=Resize(size=8, max_size=8, square=True))
+    found = build_transform(config, "val")(sample, seed=0)
+    white, grey = (
+        [(value - m) / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)] for value in (1, 114 / 255)
+    )
+    assert found.image.shape == (3, 8, 8)
+    torch.testing.assert_close(found.image[:, 3, 7], torch.tensor(white))
+    torch.testing.assert_close(found.image[:, 4, 0], torch.tensor(grey))
+    assert found.boxes.tolist() == [[0, 0, 8, 4]] and found.info.content == (4, 8)
+    assert found.masks is not None and found.masks.sum() == 32 and found.masks[0, :4].all()

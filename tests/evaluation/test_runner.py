@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,6 +91,14 @@ def test_boxes_are_scored_in_pixels_of_the_files(name: str) -> None:
 def test_results_carry_the_ids_of_the_file() -> None:
     rows = detected(Remembering(RIGHT), LOADER)
     assert rows == [[11, 20, 40, 60, 80, pytest.approx(0.9), 30], [4, 0, 0, 50, 50, pytest.approx(0.8), 7]]
+
+
+def test_boxes_of_a_square_are_scaled_by_its_content() -> None:
+    """A file of 50 x 100 pixels is 4 x 8 in a square of 8 x 8: a box of the whole square is the whole picture."""
+    squared = batch((4, (8, 8), (50, 100)))
+    squared = replace(squared, infos=(replace(squared.infos[0], content=(4, 8)),))
+    rows = detected(Remembering({4: detections((2, 1, 4, 3, 0.9, 0), (0, 0, 8, 8, 0.5, 0))}), [squared])
+    assert [row[1:5] for row in rows] == [[25, 12.5, 25, 25], [0, 0, 100, 50]]
 
 
 def test_detections_of_classes_that_the_data_lack_make_room_for_others() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import torch
 from PIL import Image
 
 from codetr.api import build
+from codetr.data.coco import CocoDataset
+from codetr.data.loader import build_loader
 from codetr.errors import UserError
+from codetr.evaluation.results import Results
+from codetr.evaluation.runner import detect
 from codetr.evaluation.test_time import TestTimeDetector
 from codetr.prediction import Detector, Prediction
 from codetr.prediction import prediction as prediction_module
@@ -36,6 +41,10 @@ SPEC: dict[str, Any] = {
 }
 
 
+SIZES = [(40, 30), (30, 40), (80, 60), (40, 30), (30, 40), (40, 30), (80, 60)]
+"""Width and height of the pictures."""
+
+
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     torch.manual_seed(0)
@@ -50,7 +59,7 @@ def detector() -> Detector:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Seven files of three sizes, two of which are one for the model."""
     folder, files = tmp_path_factory.mktemp("pictures"), []
-    for index, size in enumerate([(40, 30), (30, 40), (80, 60), (40, 30), (30, 40), (40, 30), (80, 60)]):
+    for index, size in enumerate(SIZES):
         pixels = np.random.default_rng(index).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
         files.append(folder / f"{index}.png")
         Image.fromarray(pixels).save(files[-1])
@@ -116,6 +125,25 @@ def test_test_time_augmentation(detector: Detector, pictures: list[Path]) -> Non
     one = detector.configured(["eval.test_time={scales: [64], max_size: 96, flip: false}"])
     plain, same = (made.predict(pictures[2], score=0.0).detections for made in (detector, one))
     assert torch.equal(plain.boxes, same.boxes) and torch.equal(plain.scores, same.scores)
+
+
+def test_pictures_in_a_square_as_in_evaluation(detector: Detector, pictures: list[Path], tmp_path: Path) -> None:
+    """The loader of evaluation and the reader of prediction make the same squares."""
+    squared = detector.configured(["data.resize={size: 64, max_size: 64, square: true}"])
+    made = squared.predict(pictures[:3], score=0.0, batch_size=2)
+    images = [{"id": i, "file_name": pictures[i].name, "height": h, "width": w} for i, (w, h) in enumerate(SIZES[:3])]
+    content = {"images": images, "categories": [{"id": 7, "name": "cat"}, {"id": 90, "name": "dog"}], "annotations": []}
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    dataset = CocoDataset(tmp_path / "set.json", pictures[0].parent)
+    loader = build_loader(dataset, squared.spec.data, split="val", batch_size=1, seed=0)
+    found: dict[int, Results] = {}
+    detect(squared.model, loader, found.__setitem__, category_ids=(7, 90), max_detections=12)
+    assert all(batch.images.pixels.shape == (1, 3, 64, 64) and not batch.images.padding.any() for batch in loader)
+    for index, prediction in enumerate(made):
+        corners = prediction.detections.boxes.double().numpy()
+        expected = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+        # A batch of two and of one give the same sums in another order; coordinates are below 80 px.
+        np.testing.assert_allclose(found[index].boxes, expected, atol=1e-3)
 
 
 def test_settings_that_a_trained_model_can_take(detector: Detector, pictures: list[Path]) -> None:
